@@ -1,0 +1,186 @@
+"""The three errors, and the machine-readable reasons they share with rejections.
+
+Facts:
+
+* One base class, :class:`E2EKeysError`, and three subclasses that say *who* is at fault: the caller, the other
+  side, or nobody (a well-formed signature question whose answer is no).
+* For any input whatsoever nothing else leaves the library. A ``TypeError`` or ``KeyError`` out of a public function
+  that was called with the arguments it documents is a bug.
+* Every error says why (``reason``), where (``path``, a JSON Pointer) and explains itself in a sentence (``detail``).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = [
+    "E2EKeysError",
+    "LocalProtocolError",
+    "Reason",
+    "Refusal",
+    "RemoteProtocolError",
+    "VerificationError",
+    "json_pointer",
+    "printable",
+    "quoted",
+]
+
+
+class Reason(enum.StrEnum):
+    """Why something was refused. The values are stable: programs may compare and store them."""
+
+    # The frame: the bytes are not a JSON document that can be looked into.
+    NOT_JSON = "not-json"
+    NOT_UTF8 = "not-utf8"
+    TOO_DEEP = "too-deep"
+    TOO_LARGE = "too-large"
+    NOT_AN_ANSWER = "not-an-answer"
+
+    # A place that canonical JSON cannot represent.
+    DUPLICATE_MEMBER = "duplicate-member"
+    NOT_AN_INTEGER = "not-an-integer"
+    INTEGER_OUT_OF_RANGE = "integer-out-of-range"
+    TOO_MANY_DIGITS = "too-many-digits"
+    NEGATIVE_ZERO = "negative-zero"
+    LONE_SURROGATE = "lone-surrogate"
+    NOT_A_JSON_VALUE = "not-a-json-value"
+
+    # The shape of an object.
+    WRONG_TYPE = "wrong-type"
+    MISSING_MEMBER = "missing-member"
+    INVALID_IDENTIFIER = "invalid-identifier"
+    INVALID_KEY_ID = "invalid-key-id"
+    INVALID_VALUE = "invalid-value"
+
+    # Keys and signatures as values.
+    INVALID_BASE64 = "invalid-base64"
+    WRONG_LENGTH = "wrong-length"
+    WEAK_KEY = "weak-key"
+    NON_CANONICAL_KEY = "non-canonical-key"
+    MIXED_ORDER_KEY = "mixed-order-key"
+    MISSING_KEY = "missing-key"
+    TOO_MANY_KEYS = "too-many-keys"
+    WRONG_USAGE = "wrong-usage"
+    KEY_ID_NOT_KEY = "key-id-not-key"
+    KEY_ID_NOT_DEVICE = "key-id-not-device"
+    KEY_REUSED = "key-reused"
+
+    # Signature questions.
+    MISSING_SIGNATURE = "missing-signature"
+    INVALID_SIGNATURE = "invalid-signature"
+    UNSUPPORTED_ALGORITHM = "unsupported-algorithm"
+
+    # An answer judged against its question.
+    UNREQUESTED = "unrequested"
+    USER_ID_MISMATCH = "user-id-mismatch"
+    DEVICE_ID_MISMATCH = "device-id-mismatch"
+    IDENTIFIER_COLLISION = "identifier-collision"
+    MISSING_MASTER_KEY = "missing-master-key"
+    MISSING_SELF_SIGNING_KEY = "missing-self-signing-key"
+    MASTER_KEY_REFUSED = "master-key-refused"
+    SELF_SIGNING_KEY_REFUSED = "self-signing-key-refused"
+    NOT_OWN_USER = "not-own-user"
+
+
+_POINTER_ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with lone surrogates written as ``\udXXX``, so that it can be encoded and shown."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def quoted(value: object, *, limit: int = 64) -> str:
+    """Return ``value`` as it can be quoted in a sentence: its ``repr``, made printable and not too long."""
+    text = printable(repr(value[: limit + 1] if isinstance(value, str) else value))
+    return text if len(text) <= limit + 2 else text[:limit] + "…"
+
+
+def json_pointer(segments: Iterable[str | int]) -> str:
+    r"""Return the JSON Pointer (RFC 6901) for ``segments``; ``""`` is the whole document.
+
+    ``~`` and ``/`` inside a segment are escaped, so a device id that contains a slash keeps its place. A lone
+    surrogate in a member name is written as ``\udXXX``.
+    """
+    return printable("".join("/" + str(segment).translate(_POINTER_ESCAPES) for segment in segments))
+
+
+class E2EKeysError(Exception):
+    """Base of everything this library raises. Not raised itself.
+
+    Attributes:
+        reason: a :class:`Reason`, for programs.
+        path: JSON Pointer to the offending place, ``""`` for the whole value.
+        detail: one sentence for people. It quotes public data only, never a private key.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, path: str = "") -> None:
+        super().__init__(reason, detail, path)
+        self.reason = reason
+        self.detail = detail
+        self.path = path
+
+    def __str__(self) -> str:
+        where = f" at {self.path}" if self.path else ""
+        return f"{self.detail} [{self.reason}{where}]"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process boundaries when verification is spread over a pool.
+        return _rebuild, (type(self), self.reason, self.detail, self.path)
+
+
+def _rebuild(kind: type[E2EKeysError], reason: Reason, detail: str, path: str) -> E2EKeysError:
+    return kind(reason, detail, path=path)
+
+
+class LocalProtocolError(E2EKeysError):
+    """The caller built or asked for something that the protocol does not allow."""
+
+
+class RemoteProtocolError(E2EKeysError):
+    """The other side sent something that the protocol does not allow.
+
+    A homeserver that raises this while it reads a request answers with :attr:`http_status` and :attr:`errcode`.
+    """
+
+    @property
+    def errcode(self) -> str:
+        """The Matrix error code to answer with (client-server API, "Standard error response")."""
+        return _ERRCODES.get(self.reason, "M_BAD_JSON")
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status to answer with."""
+        return 413 if self.reason is Reason.TOO_LARGE else 400
+
+
+_ERRCODES: Final = {
+    Reason.NOT_JSON: "M_NOT_JSON",
+    Reason.NOT_UTF8: "M_NOT_JSON",
+    Reason.TOO_LARGE: "M_TOO_LARGE",
+}
+
+
+class VerificationError(E2EKeysError):
+    """A well-formed signature question was asked, and the answer is no."""
+
+
+class Refusal(Exception):  # noqa: N818 - never leaves the library
+    """Internal: one value was refused. Whoever knows where the value stood turns this into an error or a rejection.
+
+    Attributes:
+        reason, detail: as in :class:`E2EKeysError`.
+        at: the place inside the value, as member names and indices.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *at: str | int) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.at = at
+
+    def to_error(self, kind: type[E2EKeysError], *above: str | int) -> E2EKeysError:
+        """Return the error of ``kind`` for a value that stands at ``above``."""
+        return kind(self.reason, self.detail, path=json_pointer((*above, *self.at)))

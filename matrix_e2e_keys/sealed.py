@@ -1,0 +1,42 @@
+"""Types whose values only this library makes.
+
+A value of a sealed type is a statement: these bytes were parsed, this signature was checked. So the type has no
+public constructor; ``__init__`` is refused to callers, and with it ``attrs.evolve`` and ``copy.replace``, which go
+through it. There is no sentinel argument that a caller could pass on.
+
+Fact: ``copy`` works, since it makes no new statement. Unpickling hostile data is beyond what any Python type can
+withstand, and ``object.__setattr__`` is beyond what any Python type can prevent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from matrix_e2e_keys.errors import LocalProtocolError, Reason
+
+__all__ = ["Sealed", "constructor_of"]
+
+T = TypeVar("T")
+
+
+class Sealed(type):
+    """Metaclass of types without a public constructor and without subclasses."""
+
+    def __call__(cls, *_args: object, **_kwargs: object) -> NoReturn:
+        """Refuse: a type checker sees that nothing comes out."""
+        raise LocalProtocolError(
+            Reason.INVALID_VALUE, f"{cls.__name__} has no public constructor: it is the result of a check"
+        )
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Sealed:
+        """Make the type, unless it would be a subclass of a sealed one."""
+        if any(isinstance(base, Sealed) for base in bases):
+            raise LocalProtocolError(Reason.INVALID_VALUE, f"{bases[0].__name__} cannot be subclassed")
+        return super().__new__(mcs, name, bases, namespace, **kwargs)
+
+
+def constructor_of(sealed_type: type[T]) -> Callable[..., T]:
+    """Return the constructor of a sealed type, for the module that defines the type."""
+    return partial(type.__call__, sealed_type)

@@ -1,0 +1,1 @@
+"""Signing JSON: the signed value, who signs, who verifies."""

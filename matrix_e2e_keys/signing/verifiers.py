@@ -1,0 +1,156 @@
+"""Verifiers: who answers "is this a signature by this key over these bytes?".
+
+Facts:
+
+* A verifier answers many questions at once. That is what lets one remember answers, spread work over threads, or
+  report progress, while the code that asks stays the same.
+* The default is libsodium, which refuses small-order and non-canonical keys and signature points and any S that is
+  not reduced: one signature has one encoding. It lets go of the interpreter lock while it works.
+* A verifier is trusted completely. The questions it gets are already decoded: 32-byte key, message, 64-byte
+  signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import nacl.bindings
+import nacl.exceptions
+from attrs import Factory, field, frozen
+
+from matrix_e2e_keys.errors import LocalProtocolError, Reason
+
+__all__ = [
+    "LIBSODIUM",
+    "CachingVerifier",
+    "ExecutorVerifier",
+    "LibsodiumVerifier",
+    "SignatureCheck",
+    "Verifier",
+]
+
+SignatureCheck: TypeAlias = tuple[bytes, bytes, bytes]
+"""One question: the Ed25519 public key (32 bytes), the message, the signature (64 bytes)."""
+
+
+class Verifier(Protocol):
+    """Answers signature questions."""
+
+    def verify_many(self, checks: Sequence[SignatureCheck], /) -> Sequence[bool]:
+        """Return one answer per question, in their order. Only ``True`` means that the signature is good."""
+        ...  # pragma: no cover
+
+
+@frozen
+class LibsodiumVerifier:
+    """Asks libsodium, one question after the other, in the calling thread."""
+
+    def verify_many(self, checks: Sequence[SignatureCheck], /) -> list[bool]:
+        """Return one answer per question, in their order."""
+        return list(map(_is_good, checks))
+
+
+def _is_good(check: SignatureCheck) -> bool:
+    key, message, signature = check
+    try:
+        nacl.bindings.crypto_sign_open(signature + message, key)
+    except (nacl.exceptions.CryptoError, ValueError):  # a wrong length of the key or of the whole is a ValueError
+        return False
+    return True
+
+
+LIBSODIUM = LibsodiumVerifier()
+"""The default verifier."""
+
+
+class _Executor(Protocol):
+    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any]) -> Iterable[Any]: ...  # pragma: no cover
+
+
+@frozen(kw_only=True)
+class ExecutorVerifier:
+    """Spreads questions over an executor that the caller owns, for example a ``ThreadPoolExecutor``.
+
+    Attributes:
+        executor: anything with the ``map`` of ``concurrent.futures.Executor``. Threads are enough, since libsodium
+            lets go of the interpreter lock; processes cost more than they save.
+        inner: who answers.
+        chunk: how many questions travel together.
+    """
+
+    executor: _Executor
+    inner: Verifier = LIBSODIUM
+    chunk: int = 64
+
+    def __attrs_post_init__(self) -> None:
+        _require_positive("chunk", self.chunk)
+
+    def verify_many(self, checks: Sequence[SignatureCheck], /) -> list[bool]:
+        """Return one answer per question, in their order."""
+        chunks = [checks[start : start + self.chunk] for start in range(0, len(checks), self.chunk)]
+        return list(chain.from_iterable(self.executor.map(self.inner.verify_many, chunks)))
+
+
+@frozen(kw_only=True)
+class CachingVerifier:
+    """Remembers which signatures were good, so that a repeated answer is cheap.
+
+    Only good signatures are remembered: whoever sends bad ones cannot push them out. The memory is bounded, the
+    least recently used leaves first. Not safe for use by several threads at once; put it *around* an
+    :class:`ExecutorVerifier`, not inside.
+
+    Attributes:
+        inner: who answers what is not remembered.
+        capacity: how many signatures to remember; each takes about 150 bytes.
+    """
+
+    inner: Verifier = LIBSODIUM
+    capacity: int = 100_000
+    _known: OrderedDict[bytes, None] = field(init=False, repr=False, eq=False, default=Factory(OrderedDict))
+
+    def __attrs_post_init__(self) -> None:
+        _require_positive("capacity", self.capacity)
+
+    def verify_many(self, checks: Sequence[SignatureCheck], /) -> list[bool]:
+        """Return one answer per question, in their order."""
+        # Key and signature have fixed lengths, so the concatenation is unambiguous; the lengths are checked since a
+        # cache must not be where that assumption breaks.
+        names = [
+            hashlib.sha256(key + signature + message).digest() if len(key) == 32 and len(signature) == 64 else None
+            for key, message, signature in checks
+        ]
+        known = self._known
+        answers = [name in known for name in names]
+        unknown = [index for index, answer in enumerate(answers) if not answer]
+        for index, answer in zip(unknown, answered(self.inner, [checks[i] for i in unknown]), strict=True):
+            answers[index] = answer
+        for name, answer in zip(names, answers, strict=True):
+            if answer and name is not None:
+                known[name] = None
+                known.move_to_end(name)
+        while len(known) > self.capacity:
+            known.popitem(last=False)
+        return answers
+
+
+def answered(verifier: Verifier, checks: Sequence[SignatureCheck]) -> list[bool]:
+    """Ask ``verifier``, and take nothing but a ``True`` for each question as a yes.
+
+    Raises:
+        LocalProtocolError: the verifier did not answer each question.
+    """
+    answers = [answer is True for answer in verifier.verify_many(checks)]
+    if len(answers) != len(checks):
+        raise LocalProtocolError(
+            Reason.INVALID_VALUE, f"the verifier gave {len(answers)} answers to {len(checks)} questions"
+        )
+    return answers
+
+
+def _require_positive(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise LocalProtocolError(Reason.INVALID_VALUE, f"{name} must be an integer of at least 1", path=f"/{name}")
