@@ -54,7 +54,7 @@ class UserAnswer(enum.StrEnum):
     DEVICES = "devices"
     """There are devices, accepted or not."""
     NO_DEVICES = "no-devices"
-    """The user is there, with an empty map: the user has no devices."""
+    """The user is there with an empty map, so the user has no devices."""
     MALFORMED = "malformed"
     """Something stands where the user's devices should stand. Nothing follows from it."""
     SERVER_FAILED = "server-failed"

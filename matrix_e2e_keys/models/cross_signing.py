@@ -79,7 +79,7 @@ class CrossSigningKey(metaclass=Sealed):
 
     @property
     def signed(self) -> SignedJson:
-        """The object as received: signed bytes, signatures, ``unsigned``."""
+        """The object as received, with its signed bytes, signatures and ``unsigned``."""
         return new_signed_json(self._parts)
 
     @classmethod
@@ -169,7 +169,7 @@ def read_cross_signing_keys(trees: Sequence[Any]) -> list[CrossSigningKey | Refu
         try:
             shape = _shape(tree) if type(outcome) is SignedParts else None
         except Refusal as refusal:
-            outcomes[len(shapes)] = refusal
+            outcomes[len(shapes)] = refusal.with_traceback(None)
             shape = None
         shapes.append(shape)
         texts.append(None if shape is None else shape[3])

@@ -95,7 +95,7 @@ class DeviceKeys(metaclass=Sealed):
 
     @property
     def signed(self) -> SignedJson:
-        """The object as received: signed bytes, signatures, ``unsigned``."""
+        """The object as received, with its signed bytes, signatures and ``unsigned``."""
         return new_signed_json(self._parts)
 
     @classmethod
@@ -208,12 +208,12 @@ class DeviceKeys(metaclass=Sealed):
 
     @property
     def valid_after_ts(self) -> int | None:
-        """2015 draft: milliseconds since the epoch before which the keys are not to be used, if stated."""
+        """Milliseconds since the epoch before which the keys are not to be used, if stated (2015 draft)."""
         return self._timestamp("valid_after_ts")
 
     @property
     def valid_until_ts(self) -> int | None:
-        """2015 draft: milliseconds since the epoch after which the keys are not to be used, if stated."""
+        """Milliseconds since the epoch after which the keys are not to be used, if stated (2015 draft)."""
         return self._timestamp("valid_until_ts")
 
     def _timestamp(self, name: str) -> int | None:
@@ -329,7 +329,7 @@ def read_device_keys(trees: Sequence[Any]) -> list[DeviceKeys | Refusal]:
             content, signatures, unsigned = split_signed(tree)
             user_id, device_id, algorithms, keys, ed25519_text, curve25519_text = _shape(content, known)
         except Refusal as refusal:
-            outcomes.append(refusal)
+            outcomes.append(refusal.with_traceback(None))
         else:
             by_owner = None if signatures is None else signatures.get(user_id)
             self_signature = None if by_owner is None else by_owner.get(_ED25519_PREFIX + device_id)

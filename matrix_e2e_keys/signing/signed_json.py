@@ -15,6 +15,7 @@ Facts:
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -31,6 +32,7 @@ from matrix_e2e_keys.errors import (
     RemoteProtocolError,
     VerificationError,
     json_pointer,
+    printable,
     quoted,
 )
 from matrix_e2e_keys.json_trees import (
@@ -63,7 +65,11 @@ class SignedParts(NamedTuple):
     """A tree, ``ABSENT`` if there is no such member."""
 
 
-ABSENT: Final = object()
+class _Absent(enum.Enum):
+    ABSENT = enum.auto()  # an enum member stays itself when it is copied or pickled
+
+
+ABSENT: Final = _Absent.ABSENT
 
 
 @frozen(eq=False, repr=False)
@@ -116,7 +122,7 @@ class SignedJson(metaclass=Sealed):
 
     @property
     def signatures(self) -> Mapping[str, Mapping[str, str]]:
-        """All signatures as received: entity to key id to base64. None of them has been verified."""
+        """All signatures as received, entity to key id to base64. None of them has been verified."""
         by_entity = self._parts.signatures or {}
         return MappingProxyType({entity: MappingProxyType(by) for entity, by in by_entity.items()})
 
@@ -161,8 +167,13 @@ class SignedJson(metaclass=Sealed):
         """
         if type(entity) is not str or type(signature) is not Ed25519Signature:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a signature needs an entity and an Ed25519Signature")
+        name = str(_key_id(key_id))
+        if not entity or entity != printable(entity):
+            raise LocalProtocolError(Reason.INVALID_IDENTIFIER, f"{quoted(entity)} cannot sign", path="/entity")
+        if name != printable(name):
+            raise LocalProtocolError(Reason.INVALID_KEY_ID, f"{quoted(name)} cannot be a key id", path="/key_id")
         signatures = dict(self._parts.signatures or {})
-        signatures[entity] = {**signatures.get(entity, {}), str(_key_id(key_id)): signature.to_base64()}
+        signatures[entity] = {**signatures.get(entity, {}), name: signature.to_base64()}
         return new_signed_json(self._parts._replace(signatures=signatures))
 
     def without_signatures(self) -> SignedJson:
@@ -294,7 +305,7 @@ def read_signed_objects(trees: Sequence[Any]) -> list[SignedParts | Refusal]:
         try:
             content, *rest = split_signed(tree)
         except Refusal as refusal:
-            outcomes.append(refusal)
+            outcomes.append(refusal.with_traceback(None))
         else:
             contents.append(content)
             outcomes.append(rest)
