@@ -38,18 +38,26 @@ def decode(text: object) -> bytes | None:
 
     Correct padding is tolerated. Anything that is not a ``str`` is not base64.
     """
-    if type(text) is not str or not _ALPHABET_AND_PADDING.fullmatch(text):
-        return None
-    unpadded = text.rstrip("=")
-    if len(unpadded) % 4 == 1 or (len(unpadded) != len(text) and len(text) % 4 != 0):
+    unpadded = _unpadded(text)
+    if unpadded is None:
         return None
     decoded = unpaddedbase64.decode_base64(unpadded)
     return decoded if encode(decoded) == unpadded else None
 
 
-def decode_seed(text: str) -> bytes | None:
+def decode_seed(text: object) -> bytes | None:
     """Like :func:`decode`, but spare bits in the last character are ignored. For a caller's own private seed only."""
-    return decode_loosely(text) if type(text) is str and _ALPHABET_AND_PADDING.fullmatch(text) else None
+    unpadded = _unpadded(text)
+    return None if unpadded is None else unpaddedbase64.decode_base64(unpadded)
+
+
+def _unpadded(text: object) -> str | None:
+    """Return ``text`` without its padding, ``None`` if alphabet, padding or length are not those of base64."""
+    if type(text) is not str or not _ALPHABET_AND_PADDING.fullmatch(text):
+        return None
+    unpadded = text.rstrip("=")
+    is_padded_right = len(unpadded) == len(text) or len(text) % 4 == 0
+    return unpadded if is_padded_right and len(unpadded) % 4 != 1 else None
 
 
 def decode_loosely(text: str) -> bytes | None:
