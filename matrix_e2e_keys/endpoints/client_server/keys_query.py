@@ -279,7 +279,7 @@ def _read_response(pieces: Iterable[Piece]) -> KeysQueryResponse:
         elif member == "device_keys":
             if type(value) is dict:
                 of_user: dict[str, Any] = {}
-                maps[member][name] = of_user
+                maps[member][name] = MappingProxyType(of_user)
                 devices.add(of_user, value, member, name)
             else:
                 refusal = wrong_type("the devices of a user must be an object", value)
