@@ -41,6 +41,7 @@ __all__ = [
     "Numbers",
     "RefusedPlace",
     "Segments",
+    "open_frame",
     "parse_frame",
     "raise_refused",
     "refused_places",
@@ -122,6 +123,23 @@ def parse_frame(data: object, *, numbers: Numbers = "refuse", limits: JsonLimits
         RemoteProtocolError: only for the frame's own faults: not UTF-8, not JSON, too large, far too deep.
         LocalProtocolError: ``data`` is neither bytes nor text.
     """
+    text, decoder = open_frame(data, numbers, limits)
+    try:
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise RemoteProtocolError(
+            Reason.NOT_JSON, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise RemoteProtocolError(Reason.TOO_DEEP, "the stack is too full to read nested JSON") from None
+
+
+def open_frame(data: object, numbers: Numbers, limits: JsonLimits) -> tuple[str, json.JSONDecoder]:
+    """Return the text of a document, with places cut out that are nested too deeply, and a decoder for it.
+
+    Raises:
+        RemoteProtocolError, LocalProtocolError: see :func:`parse_frame`.
+    """
     if numbers not in ("refuse", "normalise"):
         raise LocalProtocolError(Reason.INVALID_VALUE, 'numbers must be "refuse" or "normalise"', path="/numbers")
     text, raw = _text_and_bytes(data, limits)
@@ -131,17 +149,9 @@ def parse_frame(data: object, *, numbers: Numbers = "refuse", limits: JsonLimits
         )
     if depth(raw) > limits.max_depth:
         text = cut_deep_places(text, limits.max_depth)
-    decoder = _DECODER if numbers == "refuse" and limits.max_digits == DEFAULT_LIMITS.max_digits else None
-    if decoder is None:
-        decoder = _make_decoder(numbers, limits.max_digits)
-    try:
-        return decoder.decode(text)
-    except json.JSONDecodeError as error:
-        raise RemoteProtocolError(
-            Reason.NOT_JSON, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
-    except RecursionError:
-        raise RemoteProtocolError(Reason.TOO_DEEP, "the stack is too full to read nested JSON") from None
+    if numbers == "refuse" and limits.max_digits == DEFAULT_LIMITS.max_digits:
+        return text, _DECODER
+    return text, _make_decoder(numbers, limits.max_digits)
 
 
 def _text_and_bytes(data: object, limits: JsonLimits) -> tuple[str, bytes]:

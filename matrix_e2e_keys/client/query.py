@@ -45,7 +45,7 @@ _ROLES: Final[tuple[tuple[Usage, str], ...]] = (
 )
 _KEY_MAP_PATHS: Final = frozenset(f"/{name}" for _, name in _ROLES)
 _KEY_TEXT: Final = 43
-_BATCH: Final = 512
+_BATCH: Final = 128
 
 
 class UserAnswer(enum.StrEnum):
@@ -273,7 +273,7 @@ class _Check:
                 self._reject_all(user_id, devices, refusal)
                 continue
             asked = self.request.device_keys[user_id]
-            taken: AbstractSet[bytes] = self.cross_signing_bytes.get(user_id, frozenset())
+            taken: AbstractSet[bytes | None] = self.cross_signing_bytes.get(user_id, frozenset())
             for device_id, device in devices.items():
                 if isinstance(device, Rejection):
                     self.rejected_devices.append(device)
@@ -283,7 +283,7 @@ class _Check:
                     and device.device_id == device_id
                     and device.raw_ed25519 is not None
                     and not asked
-                    and (not taken or taken.isdisjoint(device.raw_keys))
+                    and (not taken or taken.isdisjoint((device.raw_ed25519, device.raw_curve25519)))
                 ):
                     yield device  # the usual case, decided at once
                 elif (fault := _device_fault(user_id, device_id, device, asked, taken)) is None:
@@ -377,7 +377,7 @@ def _file(rejection: Rejection, rejected: list[Rejection], unsupported: list[Rej
 
 
 def _device_fault(
-    user_id: str, device_id: str, device: DeviceKeys, asked: tuple[str, ...], taken: AbstractSet[bytes]
+    user_id: str, device_id: str, device: DeviceKeys, asked: tuple[str, ...], taken: AbstractSet[bytes | None]
 ) -> Refusal | None:
     """Return what speaks against a device before any signature is looked at."""
     if asked and device_id not in asked:

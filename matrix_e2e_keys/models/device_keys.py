@@ -376,9 +376,9 @@ def verify_devices(
     ]
     signers: dict[int, UserIdentity] = {}
     for index, (device, identity) in enumerate(zip(devices, identities, strict=True)):
-        if identity is not None and identity.claims(device.user_id, device._parts):
+        if identity is not None and (question := identity.question_about(device.user_id, device._parts)):
             signers[index] = identity
-            questions.append(identity.question_about(device._parts))
+            questions.append(question)
     answers = ask(questions, verifier)
     if not signers and all(answers):
         return [(_new_verified(device, None), None) for device in devices]
@@ -404,7 +404,7 @@ def _why_not_verified(device: DeviceKeys) -> Refusal:
 
 def _shape(
     tree: dict[str, Any], known: dict[Any, Any]
-) -> tuple[UserId, DeviceId, tuple[str, ...], dict[str, str], str | None, str | None]:
+) -> tuple[UserId, str, tuple[str, ...], dict[str, str], str | None, str | None]:
     """Return the typed members of a device keys object, keys still as text.
 
     ``known`` holds the user ids and lists of algorithms that were read before, to be used again.
@@ -421,17 +421,21 @@ def _shape(
         read_identifier(parse_device_id, device_id, "device_id")
     if type(algorithms) is not list:
         raise wrong_type("algorithms must be an array", algorithms, "algorithms")
-    for place, name in enumerate(algorithms):
-        if type(name) is not str:
-            raise wrong_type("an algorithm must be a string", name, "algorithms", place)
     names = tuple(algorithms)
+    try:
+        names = known[names]  # only strings have got in there
+    except (KeyError, TypeError):
+        for place, name in enumerate(algorithms):
+            if type(name) is not str:
+                raise wrong_type("an algorithm must be a string", name, "algorithms", place) from None
+        known[names] = names
     if type(keys) is not dict:
         raise wrong_type("keys must be an object", keys, "keys")
     ed25519_text = keys.get(_ED25519_PREFIX + device_id)
     curve25519_text = keys.get(_CURVE25519_PREFIX + device_id)
     if len(keys) != 2 or type(ed25519_text) is not str or type(curve25519_text) is not str:
         _check_keys(keys, device_id)
-    return owner, DeviceId(device_id), known.setdefault(names, names), keys, ed25519_text, curve25519_text
+    return owner, device_id, names, keys, ed25519_text, curve25519_text
 
 
 def _check_keys(keys: dict[str, Any], device_id: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, VerificationError, quoted
 from matrix_e2e_keys.identifiers import UserId
@@ -46,12 +46,14 @@ class UserIdentity(metaclass=Sealed):
         master_key: who the user is.
         self_signing_key: signed by the master key; signs the user's devices.
         user_signing_key: signed by the master key; signs other users' master keys. Only the user himself is shown it.
+        self_signing_public_key: the key in ``self_signing_key``.
     """
 
     user_id: UserId
     master_key: CrossSigningKey
     self_signing_key: CrossSigningKey
     user_signing_key: CrossSigningKey | None
+    self_signing_public_key: Ed25519PublicKey = field(eq=False)
 
     @classmethod
     def verify(
@@ -98,19 +100,15 @@ class UserIdentity(metaclass=Sealed):
             raise VerificationError(Reason.KEY_ID_NOT_KEY, "the identity has another master key than the one known")
         return _new_own(self)
 
-    @property
-    def self_signing_public_key(self) -> Ed25519PublicKey:
-        """The key that signs the user's devices."""
-        return Ed25519PublicKey(_raw(self.self_signing_key))
+    def question_about(self, user_id: str, parts: SignedParts) -> SignatureQuestion | None:
+        """Return the question whether the self-signing key signed an object of a user.
 
-    def claims(self, user_id: str, parts: SignedParts) -> bool:
-        """Tell whether an object of a user carries something under the name of this self-signing key."""
-        return user_id == self.user_id and signature_text(parts, user_id, self.self_signing_key.key_name) is not None
-
-    def question_about(self, parts: SignedParts) -> SignatureQuestion:
-        """Return the question whether the self-signing key signed an object."""
-        text = signature_text(parts, self.user_id, self.self_signing_key.key_name)
-        return parts.canonical, text, _raw(self.self_signing_key)
+        ``None`` if the object carries nothing under the name of that key, or belongs to another user.
+        """
+        if user_id != self.user_id:
+            return None
+        text = signature_text(parts, user_id, self.self_signing_key.key_name)
+        return None if text is None else (parts.canonical, text, self.self_signing_public_key.raw)
 
     def why_not_signed(self, parts: SignedParts) -> Refusal:
         """Return what to say if the answer is no."""
@@ -266,7 +264,8 @@ def _identity(given: GivenKeys, refusals: dict[Usage, Refusal]) -> UserIdentity 
     }
     master, self_signing = accepted.get("master"), accepted.get("self_signing")
     if master is not None and self_signing is not None:
-        return _new_identity(master.user_id, master, self_signing, accepted.get("user_signing"))
+        signer = Ed25519PublicKey(_raw(self_signing))
+        return _new_identity(master.user_id, master, self_signing, accepted.get("user_signing"), signer)
     for role in accepted:
         refusals[role] = (
             Refusal(Reason.SELF_SIGNING_KEY_REFUSED, "the self-signing key of this user is refused")

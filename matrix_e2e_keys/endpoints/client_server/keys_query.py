@@ -16,7 +16,7 @@ the maps has the wrong type, that map alone is rejected.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -30,6 +30,7 @@ from matrix_e2e_keys.errors import (
     json_pointer,
 )
 from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
+from matrix_e2e_keys.json_pieces import NotPlain, Piece, parse_pieces, pieces_of
 from matrix_e2e_keys.json_trees import (
     DEFAULT_LIMITS,
     JsonLimits,
@@ -60,9 +61,11 @@ _RESPONSE_MEMBERS: Final = ("device_keys", "failures", *_KEY_MAPS)
 
 
 def _frozen_map(mapping: Mapping[str, T]) -> Mapping[str, T]:
+    if type(mapping) is MappingProxyType:
+        return mapping
     if not isinstance(mapping, Mapping):
         raise LocalProtocolError(Reason.WRONG_TYPE, f"a mapping is needed, not {type(mapping).__name__}")
-    return mapping if isinstance(mapping, MappingProxyType) else MappingProxyType(dict(mapping))
+    return MappingProxyType(dict(mapping))
 
 
 def _frozen_devices(devices: Mapping[str, DeviceMap | Rejection]) -> Mapping[str, DeviceMap | Rejection]:
@@ -213,7 +216,10 @@ class KeysQueryResponse:
         Raises:
             RemoteProtocolError: the body is not the frame of an answer. A malformed entry in it is no error.
         """
-        return _read_response(parse_frame(body, limits=limits))
+        try:
+            return _read_response(parse_pieces(body, limits=limits))
+        except NotPlain:
+            return _read_tree(parse_frame(body, limits=limits))
 
     @classmethod
     def from_json(cls, obj: object) -> KeysQueryResponse:
@@ -225,7 +231,7 @@ class KeysQueryResponse:
         Raises:
             RemoteProtocolError: it is not the frame of an answer. A malformed entry in it is no error.
         """
-        return _read_response(snapshot(obj))
+        return _read_tree(snapshot(obj))
 
     @property
     def user_ids(self) -> frozenset[str]:
@@ -257,79 +263,72 @@ def _entry_to_json(entry: Any) -> Any:
     raise LocalProtocolError(Reason.WRONG_TYPE, f"a response holds models, not {type(entry).__name__}")
 
 
-def _read_response(tree: Any) -> KeysQueryResponse:
+def _read_tree(tree: Any) -> KeysQueryResponse:
     if type(tree) is not dict:
         raise wrong_type("the answer must be an object", tree).to_error(RemoteProtocolError)
-    if tree and not any(name in tree for name in _RESPONSE_MEMBERS):
+    return _read_response(pieces_of(tree))
+
+
+def _read_response(pieces: Iterable[Piece]) -> KeysQueryResponse:
+    maps: dict[str, Any] = {}
+    devices = _Batch(read_device_keys)
+    keys = _Batch(read_cross_signing_keys)
+    for member, name, value in pieces:
+        if name is None:
+            maps[member] = value
+        elif member == "device_keys":
+            if type(value) is dict:
+                of_user: dict[str, Any] = {}
+                maps[member][name] = MappingProxyType(of_user)
+                devices.add(of_user, value, member, name)
+            else:
+                refusal = wrong_type("the devices of a user must be an object", value)
+                maps[member][name] = _rejection(refusal, value, member, name)
+        elif member in _KEY_MAPS:
+            keys.add(maps[member], {name: value}, member)
+        else:
+            maps[member][name] = thaw(value)
+    devices.read()
+    keys.read()
+    if maps and not any(name in maps for name in _RESPONSE_MEMBERS):
         raise RemoteProtocolError(Reason.NOT_AN_ANSWER, "no member of a /keys/query answer is there")
-    maps: dict[str, dict[str, Any]] = {}
     malformed: list[Rejection] = []
     for name in _RESPONSE_MEMBERS:
-        value = tree.get(name, {})
-        if type(value) is dict:
-            maps[name] = value
-        else:
-            maps[name] = {}
+        value = maps.setdefault(name, {})
+        if type(value) is not dict:
             malformed.append(_rejection(wrong_type(f"{name} must be an object", value), value, name))
+            maps[name] = {}
     return KeysQueryResponse(
-        device_keys=_read_devices(maps["device_keys"]),
-        master_keys=_read_keys(maps, "master_keys"),
-        self_signing_keys=_read_keys(maps, "self_signing_keys"),
-        user_signing_keys=_read_keys(maps, "user_signing_keys"),
-        failures=thaw(maps["failures"]),
-        extra={name: thaw(value) for name, value in tree.items() if name not in _RESPONSE_MEMBERS},
+        **{name: maps.pop(name) for name in _RESPONSE_MEMBERS},
+        extra={name: thaw(value) for name, value in maps.items()},
         malformed=tuple(malformed),
     )
 
 
-_BATCH: Final = 256
+_BATCH: Final = 64
 
 
-def _read_devices(users: dict[str, Any]) -> dict[str, DeviceMap | Rejection]:
-    """Read all devices, and let go of what is read: the tree is emptied on the way.
+class _Batch:
+    """Entries that wait to be read: many at once for speed, not so many that the processor's cache cannot hold them."""
 
-    Two large structures alive at once cost the garbage collector more than reading one into the other.
-    """
-    result: dict[str, Any] = {}
-    batch: list[tuple[str, str, Any]] = []
-    for user_id in list(users):
-        devices = users.pop(user_id)
-        if type(devices) is dict:
-            result[user_id] = {}
-            batch += [(user_id, device_id, tree) for device_id, tree in devices.items()]
-            if len(batch) >= _BATCH:
-                _read_batch(batch, result)
-        else:
-            refusal = wrong_type("the devices of a user must be an object", devices)
-            result[user_id] = _rejection(refusal, devices, "device_keys", user_id)
-    _read_batch(batch, result)
-    return {
-        user_id: devices if isinstance(devices, Rejection) else MappingProxyType(devices)
-        for user_id, devices in result.items()
-    }
+    def __init__(self, read: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+        self._read = read
+        self._waiting: list[tuple[dict[str, Any], tuple[str, ...], str, Any]] = []
 
+    def add(self, into: dict[str, Any], trees: dict[str, Any], *at: str) -> None:
+        """Take over entries that stand at ``at``. What they are will be found in ``into``, under the same names."""
+        self._waiting += [(into, at, name, tree) for name, tree in trees.items()]
+        if len(self._waiting) >= _BATCH:
+            self.read()
 
-def _read_batch(batch: list[tuple[str, str, Any]], result: dict[str, dict[str, Any]]) -> None:
-    """Move devices from ``batch`` to ``result``."""
-    for start in range(0, len(batch), _BATCH):
-        part = batch[start : start + _BATCH]
-        batch[start : start + _BATCH] = [None] * len(part)  # type: ignore[list-item]  # emptied in the end
-        devices = read_device_keys([tree for _, _, tree in part])
-        for (user_id, device_id, tree), device in zip(part, devices, strict=True):
-            if isinstance(device, Refusal):
-                result[user_id][device_id] = _rejection(device, tree, "device_keys", user_id, device_id)
-            else:
-                result[user_id][device_id] = device
-    batch.clear()
-
-
-def _read_keys(maps: Mapping[str, dict[str, Any]], name: str) -> dict[str, CrossSigningKey | Rejection]:
-    users = maps[name]
-    read = read_cross_signing_keys(list(users.values()))
-    return {
-        user_id: _rejection(key, tree, name, user_id) if isinstance(key, Refusal) else key
-        for (user_id, tree), key in zip(users.items(), read, strict=True)
-    }
+    def read(self) -> None:
+        """Read what waits."""
+        for start in range(0, len(self._waiting), 2 * _BATCH):
+            part = self._waiting[start : start + 2 * _BATCH]
+            outcomes = self._read([tree for _, _, _, tree in part])
+            for (into, at, name, tree), outcome in zip(part, outcomes, strict=True):
+                into[name] = _rejection(outcome, tree, *at, name) if isinstance(outcome, Refusal) else outcome
+        self._waiting.clear()
 
 
 def _rejection(refusal: Refusal, tree: Any, *at: str) -> Rejection:
