@@ -77,7 +77,7 @@ def encode_canonical_json(value: object, *, numbers: Numbers = "refuse", limits:
     encoded = encode_tree(tree)
     if encoded is None:
         raise_refused(tree, LocalProtocolError)
-        raise AssertionError("unreachable: a tree without refused places encodes")  # pragma: no cover
+        raise LocalProtocolError(Reason.TOO_DEEP, "the stack is too full for nested JSON")
     if len(encoded) > limits.max_bytes:
         raise LocalProtocolError(
             Reason.TOO_LARGE, f"the encoding has {len(encoded)} bytes, over the limit of {limits.max_bytes}"

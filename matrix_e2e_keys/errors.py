@@ -93,8 +93,10 @@ def printable(text: str) -> str:
 
 
 def quoted(value: object, *, limit: int = 64) -> str:
-    """Return ``value`` as it can be quoted in a sentence: its ``repr``, made printable and not too long."""
-    text = printable(repr(value[: limit + 1] if isinstance(value, str) else value))
+    """Return text as it can stand in a sentence: in quotes, printable, not too long. Of anything else, the type."""
+    if type(value) is not str:
+        return f"<{type(value).__name__}>"
+    text = printable(repr(value[: limit + 1]))
     return text if len(text) <= limit + 2 else text[:limit] + "…"
 
 

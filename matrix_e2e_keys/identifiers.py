@@ -101,6 +101,8 @@ def server_name_of(identifier: UserId | RoomId) -> ServerName:
     Raises:
         RemoteProtocolError: it holds no server name (room ids of newer room versions hold none).
     """
+    if type(identifier) is not str:
+        raise _invalid(identifier, "a user id or room id")
     return parse_server_name(identifier.partition(":")[2])
 
 

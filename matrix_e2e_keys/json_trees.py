@@ -11,9 +11,8 @@ Facts:
 
 from __future__ import annotations
 
-import decimal
 import json
-import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, TypeAlias
@@ -65,6 +64,7 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 """The largest integer in canonical JSON; the smallest is its negative."""
 
 _DEPTH_CEILING: Final = 400
+_FULL_STACK: Final = "the stack is too full for nested JSON"
 _DIGITS_CEILING: Final = 4000
 _SAFE_DIGITS: Final = len(str(MAX_SAFE_INTEGER))
 
@@ -94,6 +94,9 @@ class JsonLimits:
 
 
 DEFAULT_LIMITS: Final = JsonLimits()
+
+WIDEST_LIMITS: Final = JsonLimits(max_depth=_DEPTH_CEILING, max_bytes=2**62, max_digits=_DIGITS_CEILING)
+"""For what has passed other limits before."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -131,7 +134,17 @@ def parse_frame(data: object, *, numbers: Numbers = "refuse", limits: JsonLimits
             Reason.NOT_JSON, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from None
     except RecursionError:
-        raise RemoteProtocolError(Reason.TOO_DEEP, "the stack is too full to read nested JSON") from None
+        raise RemoteProtocolError(Reason.TOO_DEEP, _FULL_STACK) from None
+
+
+def check_mode(numbers: object) -> None:
+    """Refuse what is no :data:`Numbers`.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
+    if type(numbers) is not str or numbers not in ("refuse", "normalise"):
+        raise LocalProtocolError(Reason.INVALID_VALUE, 'numbers must be "refuse" or "normalise"', path="/numbers")
 
 
 def open_frame(data: object, numbers: Numbers, limits: JsonLimits) -> tuple[str, json.JSONDecoder]:
@@ -140,8 +153,7 @@ def open_frame(data: object, numbers: Numbers, limits: JsonLimits) -> tuple[str,
     Raises:
         RemoteProtocolError, LocalProtocolError: see :func:`parse_frame`.
     """
-    if numbers not in ("refuse", "normalise"):
-        raise LocalProtocolError(Reason.INVALID_VALUE, 'numbers must be "refuse" or "normalise"', path="/numbers")
+    check_mode(numbers)
     text, raw = _text_and_bytes(data, limits)
     if not text or text[0] == "\ufeff":
         raise RemoteProtocolError(
@@ -191,14 +203,14 @@ def _make_decoder(numbers: Numbers, max_digits: int) -> json.JSONDecoder:
     """Return a decoder whose hooks leave a :class:`RefusedPlace` instead of raising, rounding or choosing."""
 
     def read_integer(literal: str) -> int | RefusedPlace:
+        if len(literal) > max_digits:
+            return _too_many_digits(literal)
         if len(literal) <= _SAFE_DIGITS + 1:
             value = int(literal)
             if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER and (value or literal == "0" or numbers != "refuse"):
                 return value
             if value == 0:
                 return RefusedPlace(reason=Reason.NEGATIVE_ZERO, detail="negative zero may not appear", value=value)
-        if len(literal) > max_digits:
-            return _too_many_digits(literal)
         return _refused_number(Reason.INTEGER_OUT_OF_RANGE, _out_of_range(literal), literal)
 
     def _too_many_digits(literal: str) -> RefusedPlace:
@@ -210,10 +222,9 @@ def _make_decoder(numbers: Numbers, max_digits: int) -> json.JSONDecoder:
             return RefusedPlace(reason=Reason.TOO_DEEP, detail="nested too deeply", value=None)
         if len(literal) > max_digits:
             return _too_many_digits(literal)
-        if numbers == "normalise":
-            integer = _integer_of(_NUMBERS.create_decimal(literal))
-            if integer is not None:
-                return integer
+        integer = _integer_of(literal) if numbers == "normalise" else None
+        if integer is not None:
+            return integer
         return _refused_number(Reason.NOT_AN_INTEGER, f"the number {literal} is not written as an integer", literal)
 
     def read_constant(literal: str) -> RefusedPlace:
@@ -231,15 +242,27 @@ def _out_of_range(number: object) -> str:
     return f"the integer {number} is outside +-(2**53 - 1)"
 
 
-# Traps nothing and rounds nothing, whatever the caller has set for his own decimals.
-_NUMBERS: Final = decimal.Context(prec=_DIGITS_CEILING, traps=[])
+_NUMBER: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 
 
-def _integer_of(number: decimal.Decimal) -> int | None:
-    """Return the integer in range that ``number`` stands for, if there is one, without building large integers."""
-    if not number.is_finite() or number.copy_abs() > MAX_SAFE_INTEGER:
+def _integer_of(literal: str) -> int | None:
+    """Return the integer in range that a JSON number stands for, if there is one.
+
+    Digits are moved, not calculated with: nothing is rounded, and no exponent makes a number large.
+    """
+    match = _NUMBER.fullmatch(literal)
+    if match is None:
         return None
-    return int(number) if number == number.to_integral_value(context=_NUMBERS) else None
+    sign, whole, fraction, exponent = match.groups("")
+    digits = (whole + fraction).lstrip("0")
+    significant = digits.rstrip("0")
+    zeros = int(exponent or "0") - len(fraction) + len(digits) - len(significant)
+    if not significant:
+        return 0
+    if zeros < 0 or len(significant) + zeros > _SAFE_DIGITS:
+        return None
+    value = int(sign + significant) * 10**zeros
+    return value if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -258,16 +281,21 @@ _DECODER: Final = _make_decoder("refuse", DEFAULT_LIMITS.max_digits)
 def snapshot(value: object, *, numbers: Numbers = "refuse", limits: JsonLimits = DEFAULT_LIMITS) -> Any:
     """Return a deep copy of ``value`` in the form :func:`parse_frame` returns.
 
-    Whatever is not a JSON value (a float, a tuple, a subclass, a name that is not a string, an endless value)
-    becomes a :class:`RefusedPlace`. The value is not changed, and none of its methods is called.
+    Whatever is not a JSON value (a float, a tuple, a subclass, a name that is not a string, a value that contains
+    itself) becomes a :class:`RefusedPlace`. The value is not changed, and none of its methods is called.
+
+    Raises:
+        LocalProtocolError: ``numbers`` is not a mode.
     """
+    check_mode(numbers)
     try:
-        return _copy(value, numbers, limits.max_depth)
+        return _copy(value, numbers, limits.max_depth, set())
     except RecursionError:
-        return RefusedPlace(reason=Reason.TOO_DEEP, detail="the stack is too full to read nested JSON", value=None)
+        return RefusedPlace(reason=Reason.TOO_DEEP, detail=_FULL_STACK, value=None)
 
 
-def _copy(value: Any, numbers: Numbers, room: int) -> Any:
+def _copy(value: Any, numbers: Numbers, room: int, above: set[int]) -> Any:
+    """Copy a value. ``room`` says how deep it may be, ``above`` which objects it stands in."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value
@@ -280,22 +308,19 @@ def _copy(value: Any, numbers: Numbers, room: int) -> Any:
     if kind is dict or kind is list:
         if room == 0:
             return RefusedPlace(reason=Reason.TOO_DEEP, detail="nested too deeply", value=None)
-        if kind is list:
-            return [_copy(item, numbers, room - 1) for item in value]
-        copied = {}
-        for name, member in value.items():
-            if type(name) is str:
-                copied[name] = _copy(member, numbers, room - 1)
-            else:
-                shown = f"<{type(name).__name__}>"
-                detail = f"a member name is of type {type(name).__name__}, not str"
-                copied[shown] = RefusedPlace(reason=Reason.NOT_A_JSON_VALUE, detail=detail, value=None)
+        if id(value) in above:
+            return RefusedPlace(reason=Reason.TOO_DEEP, detail="the value contains itself", value=None)
+        above.add(id(value))
+        copied = (
+            [_copy(item, numbers, room - 1, above) for item in value]
+            if kind is list
+            else _copy_members(value, numbers, room - 1, above)
+        )
+        above.remove(id(value))
         return copied
     if kind is float:
-        if numbers == "normalise" and math.isfinite(value):
-            integer = _integer_of(_NUMBERS.create_decimal_from_float(value))
-            if integer is not None:
-                return integer
+        if numbers == "normalise" and value.is_integer() and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
+            return int(value)
         return RefusedPlace(reason=Reason.NOT_AN_INTEGER, detail=f"{value!r} is not an integer", value=value)
     if kind is RefusedPlace:
         return value
@@ -303,14 +328,42 @@ def _copy(value: Any, numbers: Numbers, room: int) -> Any:
     return RefusedPlace(reason=Reason.NOT_A_JSON_VALUE, detail=detail, value=None)
 
 
+def _copy_members(members: dict[Any, Any], numbers: Numbers, room: int, above: set[int]) -> dict[str, Any]:
+    copied: dict[str, Any] = {}
+    nameless: list[str] = []
+    for name, member in members.items():
+        if type(name) is str:
+            copied[name] = _copy(member, numbers, room, above)
+        else:
+            nameless.append(type(name).__name__)
+    for kind in nameless:
+        shown = f"<{kind}>"
+        while shown in copied:  # it must not hide a member whose name happens to be the same
+            shown += "'"
+        detail = f"a member name is of type {kind}, not str"
+        copied[shown] = RefusedPlace(reason=Reason.NOT_A_JSON_VALUE, detail=detail, value=None)
+    return copied
+
+
 def thaw(tree: Any) -> Any:
-    """Return a copy of ``tree`` that the caller may own: refused places become the nearest Python value."""
+    """Return a copy of ``tree`` that the caller may own: refused places become the nearest Python value.
+
+    Raises:
+        RemoteProtocolError: the stack is too full.
+    """
+    try:
+        return _thaw(tree)
+    except RecursionError:
+        raise RemoteProtocolError(Reason.TOO_DEEP, _FULL_STACK) from None
+
+
+def _thaw(tree: Any) -> Any:
     if type(tree) is dict:
-        return {name: thaw(member) for name, member in tree.items()}
+        return {name: _thaw(member) for name, member in tree.items()}
     if type(tree) is list:
-        return [thaw(item) for item in tree]
+        return [_thaw(item) for item in tree]
     if type(tree) is RefusedPlace:
-        return thaw(tree.value)
+        return _thaw(tree.value)
     return tree
 
 

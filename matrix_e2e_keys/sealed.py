@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, TypeVar, cast
-
-import attrs
+from typing import Any, NoReturn, TypeVar
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 
@@ -40,25 +38,5 @@ class Sealed(type):
 
 
 def constructor_of(sealed_type: type[T]) -> Callable[..., T]:
-    """Return the constructor of a sealed type, for the module that defines the type. It takes all fields by position.
-
-    Strategy: a frozen attrs object is filled through ``object.__setattr__``, field by field, which takes twice as
-    long as all the rest. So the object is filled by plain assignment while it belongs to an open type, which nobody
-    else ever sees, and then becomes one of the sealed type; both have the same layout.
-    """
-    fields = attrs.fields(cast("type[attrs.AttrsInstance]", sealed_type))
-    plain: type = attrs.make_class("Plain", {each.name: attrs.field() for each in fields}, init=True, slots=False)
-    namespace = {
-        "__slots__": (),
-        "__init__": vars(plain)["__init__"],
-        "__setattr__": object.__setattr__,
-        "__delattr__": object.__delattr__,
-    }
-    new_open = partial(type.__call__, type.__new__(Sealed, sealed_type.__name__, (sealed_type,), namespace))
-
-    def construct(*values: object) -> T:
-        value: Any = new_open(*values)
-        value.__class__ = sealed_type
-        return cast("T", value)
-
-    return construct
+    """Return the constructor of a sealed type, for the module that defines the type."""
+    return partial(type.__call__, sealed_type)

@@ -349,7 +349,8 @@ class _Check:
     def _accepted_keys(self) -> Iterator[tuple[bytes, str]]:
         """Yield every key of an accepted entry, and the path of the entry."""
         for user_id, identity in self.identities.items():
-            for (_, name), raw in zip(_ROLES, identity.raw_keys, strict=False):
+            raws = identity.raw_keys
+            for (_, name), raw in zip(_ROLES[: len(raws)], raws, strict=True):
                 yield raw, json_pointer((name, user_id))
         for user_id, devices in self.devices.items():
             for device_id, device in devices.items():

@@ -370,9 +370,12 @@ def verify_devices(
         For each device: the verified device, or why it is none; and why a cross-signature that it does carry is not
         a good one.
     """
-    # A device without a key is asked about with no key, and the answer is no.
+    # Without a key there is nothing to ask, as there is without a signature.
     questions: list[SignatureQuestion] = [
-        (device._parts.canonical, device._self_signature, device.raw_ed25519 or b"") for device in devices
+        (device._parts.canonical, device._self_signature, raw)
+        if (raw := device.raw_ed25519) is not None
+        else (b"", None, b"")
+        for device in devices
     ]
     signers: dict[int, UserIdentity] = {}
     for index, (device, identity) in enumerate(zip(devices, identities, strict=True)):
@@ -384,7 +387,7 @@ def verify_devices(
         return [(_new_verified(device, None), None) for device in devices]
     cross_signed = dict(zip(signers, answers[len(devices) :], strict=True))
     verdicts: list[tuple[VerifiedDevice | Refusal, Refusal | None]] = []
-    for index, (device, is_good) in enumerate(zip(devices, answers, strict=False)):
+    for index, (device, is_good) in enumerate(zip(devices, answers[: len(devices)], strict=True)):
         if not is_good:
             verdicts.append((_why_not_verified(device), None))
         elif index not in signers:

@@ -37,6 +37,7 @@ from matrix_e2e_keys.errors import (
 )
 from matrix_e2e_keys.json_trees import (
     DEFAULT_LIMITS,
+    WIDEST_LIMITS,
     JsonLimits,
     JsonObject,
     parse_frame,
@@ -117,7 +118,7 @@ class SignedJson(metaclass=Sealed):
     @property
     def content(self) -> JsonObject:
         """The signed members, without ``signatures`` and ``unsigned``, as a copy the caller may change."""
-        content: JsonObject = parse_frame(self.canonical)
+        content: JsonObject = parse_frame(self.canonical, limits=WIDEST_LIMITS)
         return content
 
     @property

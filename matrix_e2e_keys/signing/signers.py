@@ -13,7 +13,7 @@ Facts:
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import nacl.signing
 from attrs import field, frozen
@@ -36,7 +36,8 @@ __all__ = [
     "sign_json",
 ]
 
-_SEED_BYTES = 32
+_SEED_BYTES: Final = 32
+_NOT_COPIED: Final = "a private key is not pickled or copied; export its seed"
 
 
 class Signer(Protocol):
@@ -101,9 +102,7 @@ class Ed25519SecretKey:
         Raises:
             LocalProtocolError: ``message`` is not ``bytes``.
         """
-        if type(message) is not bytes:
-            raise LocalProtocolError(Reason.WRONG_TYPE, f"bytes are signed, not {type(message).__name__}")
-        return Ed25519Signature(bytes(self._key.sign(message).signature))
+        return Ed25519Signature(bytes(self._key.sign(_message(message)).signature))
 
     def signer(self, key_id: KeyId | str) -> SecretKeySigner:
         """Return a :class:`Signer` that uses this key under ``key_id``, for example ``"ed25519:JLAFKJWSCS"``.
@@ -121,7 +120,7 @@ class Ed25519SecretKey:
         return f"<Ed25519SecretKey of {self.public_key.to_base64()}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise LocalProtocolError(Reason.INVALID_VALUE, "a private key is not pickled or copied; export its seed")
+        raise LocalProtocolError(Reason.INVALID_VALUE, _NOT_COPIED)
 
 
 @frozen(kw_only=True)
@@ -162,7 +161,10 @@ class NaclSigner:
 
     def sign(self, message: bytes, /) -> Ed25519Signature:
         """Return the signature over ``message``."""
-        return Ed25519Signature(bytes(self._key.sign(message).signature))
+        return Ed25519Signature(bytes(self._key.sign(_message(message)).signature))
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise LocalProtocolError(Reason.INVALID_VALUE, _NOT_COPIED)
 
 
 class SignedjsonSigner:
@@ -209,13 +211,13 @@ class VodozemacSigner:
         """
         try:
             public_key = Ed25519PublicKey.from_base64(account.ed25519_key.to_base64())
-        except (AttributeError, E2EKeysError):
+        except (AttributeError, TypeError, E2EKeysError):
             raise LocalProtocolError(Reason.WRONG_TYPE, "a VodozemacSigner needs a vodozemac Account") from None
         return cls(key_id=KeyId(ED25519, device_id), public_key=public_key, account=account)
 
     def sign(self, message: bytes, /) -> Ed25519Signature:
         """Return the signature over ``message``."""
-        return Ed25519Signature.from_base64(self._account.sign(message).to_base64())
+        return Ed25519Signature.from_base64(self._account.sign(_message(message)).to_base64())
 
 
 def sign_json(obj: object, *, entity: str, signer: Signer) -> JsonObject:
@@ -245,14 +247,26 @@ def add_signature(signed: SignedJson, *, entity: str, signer: Signer) -> SignedJ
     Raises:
         LocalProtocolError: an argument has the wrong type, or the signer's signature does not fit its public key.
     """
-    result = signed.with_signature(entity, signer.key_id, signer.sign(signed.canonical))
     try:
-        result.verify(entity=entity, key_id=signer.key_id, key=signer.public_key)
+        key_id, public_key, sign = signer.key_id, signer.public_key, signer.sign
+    except AttributeError:
+        raise LocalProtocolError(
+            Reason.WRONG_TYPE, f"{type(signer).__name__} is not a Signer", path="/signer"
+        ) from None
+    result = signed.with_signature(entity, key_id, sign(signed.canonical))
+    try:
+        result.verify(entity=entity, key_id=key_id, key=public_key)
     except VerificationError as error:
         raise LocalProtocolError(
-            error.reason, f"the signer {signer.key_id} does not sign with its own public key", path=error.path
+            error.reason, f"the signer {key_id} does not sign with its own public key", path=error.path
         ) from None
     return result
+
+
+def _message(message: object) -> bytes:
+    if type(message) is not bytes:
+        raise LocalProtocolError(Reason.WRONG_TYPE, f"bytes are signed, not {type(message).__name__}")
+    return message
 
 
 def _ed25519_key_id(key_id: KeyId | str) -> KeyId:

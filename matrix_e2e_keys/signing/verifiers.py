@@ -16,7 +16,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import nacl.bindings
 import nacl.exceptions
@@ -32,6 +32,9 @@ __all__ = [
     "SignatureCheck",
     "Verifier",
 ]
+
+_KEY_BYTES: Final = 32
+_SIGNATURE_BYTES: Final = 64
 
 SignatureCheck: TypeAlias = tuple[bytes, bytes, bytes]
 """One question: the Ed25519 public key (32 bytes), the message, the signature (64 bytes)."""
@@ -54,9 +57,13 @@ class LibsodiumVerifier:
         open_signed = nacl.bindings.crypto_sign_open
         answers: list[bool] = []
         for key, message, signature in checks:
+            # The binding hands over the address of the key and not its length: the lengths are checked here.
+            if len(key) != _KEY_BYTES or len(signature) != _SIGNATURE_BYTES:
+                answers.append(False)
+                continue
             try:
                 open_signed(signature + message, key)
-            except (nacl.exceptions.CryptoError, ValueError):  # a ValueError is a wrong length of the key or the whole
+            except nacl.exceptions.BadSignatureError:
                 answers.append(False)
             else:
                 answers.append(True)
@@ -120,7 +127,9 @@ class CachingVerifier:
         # Key and signature have fixed lengths, so the concatenation is unambiguous; the lengths are checked since a
         # cache must not be where that assumption breaks.
         names = [
-            hashlib.sha256(key + signature + message).digest() if len(key) == 32 and len(signature) == 64 else None
+            hashlib.sha256(key + signature + message).digest()
+            if len(key) == _KEY_BYTES and len(signature) == _SIGNATURE_BYTES
+            else None
             for key, message, signature in checks
         ]
         known = self._known
@@ -143,12 +152,14 @@ def answered(verifier: Verifier, checks: Sequence[SignatureCheck]) -> list[bool]
     Raises:
         LocalProtocolError: the verifier did not answer each question.
     """
-    answers = [answer is True for answer in verifier.verify_many(checks)]
-    if len(answers) != len(checks):
-        raise LocalProtocolError(
-            Reason.INVALID_VALUE, f"the verifier gave {len(answers)} answers to {len(checks)} questions"
-        )
-    return answers
+    verify_many = getattr(verifier, "verify_many", None)
+    if not callable(verify_many):
+        raise LocalProtocolError(Reason.WRONG_TYPE, f"{type(verifier).__name__} is not a Verifier", path="/verifier")
+    answers = verify_many(checks)
+    good = [answer is True for answer in answers] if isinstance(answers, Iterable) else []
+    if len(good) != len(checks):
+        raise LocalProtocolError(Reason.INVALID_VALUE, f"the verifier did not answer each of {len(checks)} questions")
+    return good
 
 
 def _require_positive(name: str, value: object) -> None:
