@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
 
@@ -37,6 +37,8 @@ from matrix_e2e_keys.outcome import Notice, Partition, Rejection
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
 __all__ = ["QueryResult", "UserAnswer", "check_query"]
+
+T = TypeVar("T")
 
 _ROLES: Final[tuple[tuple[Usage, str], ...]] = (
     ("master", "master_keys"),
@@ -229,7 +231,8 @@ class _Check:
                     malformed[user_id, role] = key
                     offered[role] = Refusal(key.reason, key.detail)
                 else:
-                    offered[role] = self._user_refusal(user_id) or self._role_refusal(user_id, role) or key
+                    refusal = self._user_refusal(user_id) or self._role_refusal(user_id, role)
+                    offered[role] = refusal or _expect(key, CrossSigningKey)
         verdicts = verify_identities(list(given.items()), self.verifier, require_prime_order=require_prime_order)
         for user_id, (identity, refusals) in zip(given, verdicts, strict=True):
             for role, name in _ROLES:
@@ -275,8 +278,8 @@ class _Check:
             asked = self.request.device_keys[user_id]
             taken: AbstractSet[bytes | None] = self.cross_signing_bytes.get(user_id, frozenset())
             for device_id, device in devices.items():
-                if isinstance(device, Rejection):
-                    self.rejected_devices.append(device)
+                if type(device) is not DeviceKeys:
+                    self.rejected_devices.append(_expect(device, Rejection))
                     continue
                 if (
                     device.user_id == user_id
@@ -371,6 +374,15 @@ class _Check:
             user_id=place[1],
             device_id=place[2] if len(place) > 2 else None,
         )
+
+
+def _expect(entry: object, kind: type[T]) -> T:
+    """Return ``entry``, which only a response that somebody put together by hand can hold as anything else."""
+    if isinstance(entry, kind):
+        return entry
+    raise LocalProtocolError(
+        Reason.WRONG_TYPE, f"a response holds models and rejections, not {type(entry).__name__}", path="/response"
+    )
 
 
 def _file(rejection: Rejection, rejected: list[Rejection], unsupported: list[Rejection]) -> None:
