@@ -201,10 +201,11 @@ class _Check:
     rejected_devices: list[Rejection] = field(factory=list)
     unsupported_devices: list[Rejection] = field(factory=list)
     notices: list[Notice] = field(factory=list)
-    key_maps: tuple[tuple[Usage, str, KeyMap], ...] = field(init=False)
+    key_maps: list[tuple[Usage, str, KeyMap]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.key_maps = tuple([(role, name, getattr(self.response, name)) for role, name in _ROLES])
+        maps: list[tuple[Usage, str, KeyMap]] = [(role, name, getattr(self.response, name)) for role, name in _ROLES]
+        self.key_maps = [each for each in maps if each[2]]  # often some are empty
 
     def find_collisions(self) -> None:
         """Find users with a device whose id can be taken for one of their cross-signing keys.
