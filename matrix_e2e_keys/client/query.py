@@ -20,14 +20,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from itertools import islice
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
 
 from matrix_e2e_keys import unpadded_base64
-from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
+from matrix_e2e_keys.endpoints.client_server.keys_query import KeyMap, KeysQueryRequest, KeysQueryResponse
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
 from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
@@ -47,6 +47,7 @@ _ROLES: Final[tuple[tuple[Usage, str], ...]] = (
 )
 _KEY_MAP_PATHS: Final = frozenset(f"/{name}" for _, name in _ROLES)
 _KEY_TEXT: Final = 43
+# Batches are small so that what is needed for one only is gone before the garbage collector looks at it.
 _BATCH: Final = 128
 
 
@@ -202,7 +203,11 @@ class _Check:
     rejected_devices: list[Rejection] = field(factory=list)
     unsupported_devices: list[Rejection] = field(factory=list)
     notices: list[Notice] = field(factory=list)
-    cross_signing_bytes: dict[str, set[bytes]] = field(factory=dict)
+    key_maps: list[tuple[Usage, str, KeyMap]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        maps: list[tuple[Usage, str, KeyMap]] = [(role, name, getattr(self.response, name)) for role, name in _ROLES]
+        self.key_maps = [each for each in maps if each[2]]  # often some are empty
 
     def find_collisions(self) -> None:
         """Find users with a device whose id can be taken for one of their cross-signing keys.
@@ -210,40 +215,49 @@ class _Check:
         Refused keys and devices count too: whoever resolves a key id by name finds them all the same. What decides
         is what the most lenient decoder makes of the device id.
         """
-        for _, name in _ROLES:
-            for user_id, key in getattr(self.response, name).items():
-                if isinstance(key, CrossSigningKey) and key.raw is not None:
-                    self.cross_signing_bytes.setdefault(user_id, set()).add(key.raw)
-        for user_id, raws in self.cross_signing_bytes.items():
-            devices = self.response.device_keys.get(user_id, {})
+        for user_id, devices in self.response.device_keys.items():
             for device_id in () if isinstance(devices, Rejection) else devices:
-                if len(device_id) >= _KEY_TEXT and unpadded_base64.decode_loosely(device_id) in raws:
-                    self.blocked[user_id] = device_id
+                if len(device_id) >= _KEY_TEXT:
+                    raw = unpadded_base64.decode_loosely(device_id)
+                    if raw is not None and raw in self._cross_signing_bytes(user_id):
+                        self.blocked[user_id] = device_id
+
+    def _cross_signing_bytes(self, user_id: str) -> AbstractSet[bytes | None]:
+        """Return the cross-signing keys of a user, refused ones included."""
+        keys = [key_map.get(user_id) for _, _, key_map in self.key_maps]
+        return {key.raw for key in keys if isinstance(key, CrossSigningKey) and key.raw is not None}
 
     def judge_identities(self, require_prime_order: bool) -> None:
         """Judge all cross-signing keys of the answer."""
-        given: dict[str, dict[Usage, CrossSigningKey | Refusal]] = {}
-        malformed: dict[tuple[str, Usage], Rejection] = {}
-        for role, name in _ROLES:
-            for user_id, key in getattr(self.response, name).items():
-                offered = given.setdefault(user_id, {})
-                if isinstance(key, Rejection):
-                    malformed[user_id, role] = key
-                    offered[role] = Refusal(key.reason, key.detail)
-                else:
-                    refusal = self._user_refusal(user_id) or self._role_refusal(user_id, role)
-                    offered[role] = refusal or _expect(key, CrossSigningKey)
-        verdicts = verify_identities(list(given.items()), self.verifier, require_prime_order=require_prime_order)
-        for user_id, (identity, refusals) in zip(given, verdicts, strict=True):
-            for role, name in _ROLES:
-                refusal = refusals.get(role)
-                if refusal is None:
-                    continue
-                rejection = malformed.get((user_id, role)) or self._rejection(refusal, name, user_id)
-                _file(rejection, self.rejected_keys, self.unsupported_keys)
-            if identity is not None:
-                self.identities[user_id] = identity
+        user_ids = iter(dict.fromkeys(chain.from_iterable(key_map for _, _, key_map in self.key_maps)))
+        while batch := list(islice(user_ids, _BATCH)):
+            given = [(user_id, self._given_keys(user_id)) for user_id in batch]
+            verdicts = verify_identities(given, self.verifier, require_prime_order=require_prime_order)
+            for user_id, (identity, refusals) in zip(batch, verdicts, strict=True):
+                for role, name, key_map in self.key_maps if refusals else ():
+                    refusal = refusals.get(role)
+                    if refusal is None:
+                        continue
+                    key = key_map[user_id]
+                    rejection = key if isinstance(key, Rejection) else self._rejection(refusal, name, user_id)
+                    _file(rejection, self.rejected_keys, self.unsupported_keys)
+                if identity is not None:
+                    self.identities[user_id] = identity
         self.rejected_keys += [rejection for rejection in self.response.malformed if rejection.path in _KEY_MAP_PATHS]
+
+    def _given_keys(self, user_id: str) -> dict[Usage, CrossSigningKey | Refusal]:
+        """Return what is offered as the keys of a user; a refusal where a key is out of the question."""
+        given: dict[Usage, CrossSigningKey | Refusal] = {}
+        of_user = self._user_refusal(user_id)
+        for role, _, key_map in self.key_maps:
+            if user_id not in key_map:
+                continue
+            key = key_map[user_id]
+            if isinstance(key, Rejection):
+                given[role] = Refusal(key.reason, key.detail)
+            else:
+                given[role] = of_user or self._role_refusal(user_id, role) or _expect(key, CrossSigningKey)
+        return given
 
     def judge_devices(self) -> None:
         """Judge all devices of the answer."""
@@ -276,7 +290,7 @@ class _Check:
                 self._reject_all(user_id, devices, refusal)
                 continue
             asked = self.request.device_keys[user_id]
-            taken: AbstractSet[bytes | None] = self.cross_signing_bytes.get(user_id, frozenset())
+            taken = self._cross_signing_bytes(user_id)
             for device_id, device in devices.items():
                 if type(device) is not DeviceKeys:
                     self.rejected_devices.append(_expect(device, Rejection))
