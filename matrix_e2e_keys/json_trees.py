@@ -242,6 +242,8 @@ def _out_of_range(number: object) -> str:
     return f"the integer {number} is outside +-(2**53 - 1)"
 
 
+# No number of _DIGITS_CEILING digits gets into range with a longer exponent, in either direction.
+_EXPONENT_DIGITS: Final = 6
 _NUMBER: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 
 
@@ -256,9 +258,11 @@ def _integer_of(literal: str) -> int | None:
     sign, whole, fraction, exponent = match.groups("")
     digits = (whole + fraction).lstrip("0")
     significant = digits.rstrip("0")
-    zeros = int(exponent or "0") - len(fraction) + len(digits) - len(significant)
     if not significant:
         return 0
+    if len(exponent.lstrip("+-0")) > _EXPONENT_DIGITS:
+        return None
+    zeros = int(exponent or "0") - len(fraction) + len(digits) - len(significant)
     if zeros < 0 or len(significant) + zeros > _SAFE_DIGITS:
         return None
     value = int(sign + significant) * 10**zeros
