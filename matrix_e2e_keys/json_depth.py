@@ -31,7 +31,7 @@ _PEELS: Final = 16
 
 
 def depth(raw: bytes) -> int:
-    """Return the nesting of ``raw``: exact for JSON, an upper bound for anything else, and without recursion.
+    """Return the nesting of ``raw``: exact for JSON up to ``MAX_FRAME_DEPTH`` + 1, never too small for anything else.
 
     Strategy: keep only brackets and quotes. While no string holds a bracket or an escape, every string has become
     ``""`` and drops out; otherwise a quote is left over (before a bracket inside a string stands an odd number of

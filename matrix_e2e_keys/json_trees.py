@@ -12,7 +12,6 @@ Facts:
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, TypeAlias
@@ -244,7 +243,6 @@ def _out_of_range(number: object) -> str:
 
 # No number of _DIGITS_CEILING digits gets into range with a longer exponent, in either direction.
 _EXPONENT_DIGITS: Final = 6
-_NUMBER: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 
 
 def _integer_of(literal: str) -> int | None:
@@ -252,21 +250,22 @@ def _integer_of(literal: str) -> int | None:
 
     Digits are moved, not calculated with: nothing is rounded, and no exponent makes a number large.
     """
-    match = _NUMBER.fullmatch(literal)
-    if match is None:
-        return None
-    sign, whole, fraction, exponent = match.groups("")
+    mantissa, _, exponent = literal.lower().partition("e")
+    whole, _, fraction = mantissa.lstrip("-").partition(".")
     digits = (whole + fraction).lstrip("0")
     significant = digits.rstrip("0")
+    power = exponent.lstrip("+-0") or "0"
     if not significant:
         return 0
-    if len(exponent.lstrip("+-0")) > _EXPONENT_DIGITS:
+    if len(power) > _EXPONENT_DIGITS:
         return None
-    zeros = int(exponent or "0") - len(fraction) + len(digits) - len(significant)
+    zeros = (-int(power) if exponent.startswith("-") else int(power)) - len(fraction) + len(digits) - len(significant)
     if zeros < 0 or len(significant) + zeros > _SAFE_DIGITS:
         return None
-    value = int(sign + significant) * 10**zeros
-    return value if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else None
+    value = int(significant) * 10**zeros
+    if value > MAX_SAFE_INTEGER:
+        return None
+    return -value if literal.startswith("-") else value
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

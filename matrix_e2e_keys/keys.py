@@ -233,7 +233,7 @@ def curve25519_fault(raw: bytes) -> Fault | None:
     return None
 
 
-# A point of mixed order: the base point plus the point of order two, (-x, -y). libsodium before the fix for
+# A point of mixed order: a prime-order point plus the point of order two, which negates y. libsodium before the fix for
 # CVE-2025-69277 took some of these for prime-order points; if ours does, require_prime_order refuses every key.
 _MIXED_ORDER: Final = (_P - 4 * pow(5, -1, _P) % _P).to_bytes(_KEY_BYTES, "little")
 _POINT_CHECK_WORKS: Final = not nacl.bindings.crypto_core_ed25519_is_valid_point(_MIXED_ORDER)

@@ -1,8 +1,8 @@
 """Types whose values only this library makes.
 
 A value of a sealed type is a statement: these bytes were parsed, this signature was checked. So the type has no
-public constructor; ``__init__`` is refused to callers, and with it ``attrs.evolve`` and ``copy.replace``, which go
-through it. There is no sentinel argument that a caller could pass on.
+public constructor: calling the type is refused, and with it ``attrs.evolve`` and ``copy.replace``, which call it.
+There is no sentinel argument that a caller could pass on.
 
 Fact: ``copy`` works, since it makes no new statement. Unpickling hostile data is beyond what any Python type can
 withstand, and ``object.__setattr__`` is beyond what any Python type can prevent.

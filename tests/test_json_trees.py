@@ -167,6 +167,8 @@ def test_digits_within_a_larger_limit() -> None:
                 huge = parse_frame("1e" + exponent, limits=limits, numbers=numbers)  # type: ignore[arg-type]
                 assert huge.reason is Reason.NOT_AN_INTEGER
             assert parse_frame("0e" + exponent, limits=limits, numbers="normalise") == 0
+        padded = "5e" + "0" * (length - 3) + "2"
+        assert parse_frame(padded, limits=limits, numbers="normalise") == 500
     assert parse_frame("9" * 4001, limits=limits).reason is Reason.TOO_MANY_DIGITS
 
 
