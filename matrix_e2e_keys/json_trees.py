@@ -262,7 +262,7 @@ def _integer_of(literal: str) -> int | None:
     zeros = (-int(power) if exponent.startswith("-") else int(power)) - len(fraction) + len(digits) - len(significant)
     if zeros < 0 or len(significant) + zeros > _SAFE_DIGITS:
         return None
-    value = int(significant) * 10**zeros
+    value = int(significant + "0" * zeros)
     if value > MAX_SAFE_INTEGER:
         return None
     return -value if literal.startswith("-") else value
