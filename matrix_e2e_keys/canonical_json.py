@@ -21,15 +21,8 @@ from typing import Any, Final
 import canonicaljson
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError
-from matrix_e2e_keys.json_trees import (
-    DEFAULT_LIMITS,
-    JsonLimits,
-    JsonValue,
-    Numbers,
-    parse_frame,
-    raise_refused,
-    snapshot,
-)
+from matrix_e2e_keys.json_frames import parse_frame
+from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonValue, Numbers, raise_refused, snapshot
 
 __all__ = ["encode_canonical_json", "encode_objects", "encode_tree", "parse_json"]
 

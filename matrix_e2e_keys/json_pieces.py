@@ -6,7 +6,7 @@ Facts:
   reading a whole tree costs, and gives the garbage collector next to nothing to look at.
 * A document is an object of objects here: the pieces are the members of its members. Whatever is not plain (a name
   twice at these two levels, no object at the top, no JSON at all) raises :class:`NotPlain`, possibly after many
-  pieces. Then :func:`~matrix_e2e_keys.json_trees.parse_frame` has to read the whole, and to say what is wrong.
+  pieces. Then :func:`~matrix_e2e_keys.json_frames.parse_frame` has to read the whole, and to say what is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
-from matrix_e2e_keys.json_trees import JsonLimits, open_frame
+from matrix_e2e_keys.json_frames import open_frame
+from matrix_e2e_keys.json_trees import JsonLimits
 
 __all__ = ["NotPlain", "Piece", "parse_pieces", "pieces_of"]
 

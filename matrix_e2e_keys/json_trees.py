@@ -2,17 +2,15 @@
 
 Facts:
 
-* A document that holds many people's data is not refused for one of them. :func:`parse_frame` reads such a document
-  and leaves a :class:`RefusedPlace` at each float, NaN, integer out of range, duplicate member and over-deep value.
-  Whatever *contains* the place fails to encode, and is refused with its path; everything else is untouched.
+* The marker is a :class:`RefusedPlace`: neither a ``dict`` nor a ``list`` nor a ``str``, so no shape check passes it
+  and no encoder takes it.
 * A lone surrogate needs no marker: a string that holds one cannot be encoded as UTF-8.
-* :func:`snapshot` makes the same kind of tree from a caller's Python value, as a copy that nobody else can change.
+* :func:`snapshot` makes such a tree from a caller's Python value, as a copy that nobody else can change;
+  :mod:`~matrix_e2e_keys.json_frames` makes one from bytes.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
@@ -26,12 +24,11 @@ from matrix_e2e_keys.errors import (
     RemoteProtocolError,
     json_pointer,
     printable,
-    quoted,
 )
-from matrix_e2e_keys.json_depth import CUT, cut_deep_places, depth
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "FULL_STACK",
     "MAX_SAFE_INTEGER",
     "JsonLimits",
     "JsonObject",
@@ -39,8 +36,8 @@ __all__ = [
     "Numbers",
     "RefusedPlace",
     "Segments",
-    "open_frame",
-    "parse_frame",
+    "check_mode",
+    "out_of_range",
     "raise_refused",
     "refused_places",
     "snapshot",
@@ -63,9 +60,8 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 """The largest integer in canonical JSON; the smallest is its negative."""
 
 _DEPTH_CEILING: Final = 400
-_FULL_STACK: Final = "the stack is too full for nested JSON"
+FULL_STACK: Final = "the stack is too full for nested JSON"
 _DIGITS_CEILING: Final = 4000
-_SAFE_DIGITS: Final = len(str(MAX_SAFE_INTEGER))
 
 
 @frozen(kw_only=True)
@@ -115,27 +111,6 @@ class RefusedPlace:
     value: Any = field(repr=False)
 
 
-def parse_frame(data: object, *, numbers: Numbers = "refuse", limits: JsonLimits = DEFAULT_LIMITS) -> Any:
-    """Parse a document that holds many people's data; mark what canonical JSON cannot represent.
-
-    The result consists of plain JSON values and :class:`RefusedPlace`. Strings may hold lone surrogates; they fail
-    to encode like a refused place does, and :func:`refused_places` reports them.
-
-    Raises:
-        RemoteProtocolError: only for the frame's own faults: not UTF-8, not JSON, too large, far too deep.
-        LocalProtocolError: ``data`` is neither bytes nor text.
-    """
-    text, decoder = open_frame(data, numbers, limits)
-    try:
-        return decoder.decode(text)
-    except json.JSONDecodeError as error:
-        raise RemoteProtocolError(
-            Reason.NOT_JSON, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
-    except RecursionError:
-        raise RemoteProtocolError(Reason.TOO_DEEP, _FULL_STACK) from None
-
-
 def check_mode(numbers: object) -> None:
     """Refuse what is no :data:`Numbers`.
 
@@ -146,139 +121,9 @@ def check_mode(numbers: object) -> None:
         raise LocalProtocolError(Reason.INVALID_VALUE, 'numbers must be "refuse" or "normalise"', path="/numbers")
 
 
-def open_frame(data: object, numbers: Numbers, limits: JsonLimits) -> tuple[str, json.JSONDecoder]:
-    """Return the text of a document, with places cut out that are nested too deeply, and a decoder for it.
-
-    Raises:
-        RemoteProtocolError, LocalProtocolError: see :func:`parse_frame`.
-    """
-    check_mode(numbers)
-    text, raw = _text_and_bytes(data, limits)
-    if not text or text[0] == "\ufeff":
-        raise RemoteProtocolError(
-            Reason.NOT_JSON, "the document starts with a byte order mark" if text else "the document is empty"
-        )
-    if depth(raw) > limits.max_depth:
-        text = cut_deep_places(text, limits.max_depth)
-    if numbers == "refuse" and limits.max_digits == DEFAULT_LIMITS.max_digits:
-        return text, _DECODER
-    return text, _make_decoder(numbers, limits.max_digits)
-
-
-def _text_and_bytes(data: object, limits: JsonLimits) -> tuple[str, bytes]:
-    """Return ``data`` both as text and as UTF-8 bytes."""
-    if isinstance(data, bytearray):
-        data = bytes(data)
-    if isinstance(data, bytes):
-        raw = data
-    elif isinstance(data, str):
-        # A lone surrogate in text is a fault of one string in it, not of the frame.
-        raw = data.encode("utf-8", "surrogatepass")
-    else:
-        raise LocalProtocolError(Reason.WRONG_TYPE, f"JSON is read from bytes or str, not from {type(data).__name__}")
-    if len(raw) > limits.max_bytes:
-        raise RemoteProtocolError(
-            Reason.TOO_LARGE, f"the document has {len(raw)} bytes, over the limit of {limits.max_bytes}"
-        )
-    if isinstance(data, str):
-        return data, raw
-    try:
-        return raw.decode("utf-8"), raw
-    except UnicodeDecodeError as error:
-        raise RemoteProtocolError(
-            Reason.NOT_UTF8, f"the document is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-
-
-def _refused_number(reason: Reason, detail: str, literal: str) -> RefusedPlace:
-    try:
-        value: object = int(literal) if literal.lstrip("-").isdigit() else float(literal)
-    except ValueError:  # more digits than the interpreter converts
-        value = literal
-    return RefusedPlace(reason=reason, detail=detail, value=value)
-
-
-def _make_decoder(numbers: Numbers, max_digits: int) -> json.JSONDecoder:
-    """Return a decoder whose hooks leave a :class:`RefusedPlace` instead of raising, rounding or choosing."""
-
-    def read_integer(literal: str) -> int | RefusedPlace:
-        if len(literal) > max_digits:
-            return _too_many_digits(literal)
-        if len(literal) <= _SAFE_DIGITS + 1:
-            value = int(literal)
-            if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER and (value or literal == "0" or numbers != "refuse"):
-                return value
-            if value == 0:
-                return RefusedPlace(reason=Reason.NEGATIVE_ZERO, detail="negative zero may not appear", value=value)
-        return _refused_number(Reason.INTEGER_OUT_OF_RANGE, _out_of_range(literal), literal)
-
-    def _too_many_digits(literal: str) -> RefusedPlace:
-        detail = f"a number of {len(literal)} characters, over the limit of {max_digits}"
-        return RefusedPlace(reason=Reason.TOO_MANY_DIGITS, detail=detail, value=literal)
-
-    def read_fraction(literal: str) -> int | RefusedPlace:
-        if literal == CUT:
-            return RefusedPlace(reason=Reason.TOO_DEEP, detail="nested too deeply", value=None)
-        if len(literal) > max_digits:
-            return _too_many_digits(literal)
-        integer = _integer_of(literal) if numbers == "normalise" else None
-        if integer is not None:
-            return integer
-        return _refused_number(Reason.NOT_AN_INTEGER, f"the number {literal} is not written as an integer", literal)
-
-    def read_constant(literal: str) -> RefusedPlace:
-        return _refused_number(Reason.NOT_AN_INTEGER, f"{literal} is not a JSON number", literal)
-
-    return json.JSONDecoder(
-        object_pairs_hook=_members,
-        parse_int=read_integer,
-        parse_float=read_fraction,
-        parse_constant=read_constant,
-    )
-
-
-def _out_of_range(number: object) -> str:
+def out_of_range(number: object) -> str:
+    """Return what to say of an integer that canonical JSON cannot represent."""
     return f"the integer {number} is outside +-(2**53 - 1)"
-
-
-# No number of _DIGITS_CEILING digits gets into range with a longer exponent, in either direction.
-_EXPONENT_DIGITS: Final = 6
-
-
-def _integer_of(literal: str) -> int | None:
-    """Return the integer in range that a JSON number stands for, if there is one.
-
-    Digits are moved, not calculated with: nothing is rounded, and no exponent makes a number large.
-    """
-    mantissa, _, exponent = literal.lower().partition("e")
-    whole, _, fraction = mantissa.lstrip("-").partition(".")
-    digits = (whole + fraction).lstrip("0")
-    significant = digits.rstrip("0")
-    power = exponent.lstrip("+-0") or "0"
-    if not significant:
-        return 0
-    if len(power) > _EXPONENT_DIGITS:
-        return None
-    zeros = (-int(power) if exponent.startswith("-") else int(power)) - len(fraction) + len(digits) - len(significant)
-    if zeros < 0 or len(significant) + zeros > _SAFE_DIGITS:
-        return None
-    value = int(significant + "0" * zeros)
-    if value > MAX_SAFE_INTEGER:
-        return None
-    return -value if literal.startswith("-") else value
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        for name in [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-            members[name] = RefusedPlace(
-                reason=Reason.DUPLICATE_MEMBER, detail=f"{quoted(name)} appears twice", value=members[name]
-            )
-    return members
-
-
-_DECODER: Final = _make_decoder("refuse", DEFAULT_LIMITS.max_digits)
 
 
 def snapshot(value: object, *, numbers: Numbers = "refuse", limits: JsonLimits = DEFAULT_LIMITS) -> Any:
@@ -294,7 +139,7 @@ def snapshot(value: object, *, numbers: Numbers = "refuse", limits: JsonLimits =
     try:
         return _copy(value, numbers, limits.max_depth, set())
     except RecursionError:
-        return RefusedPlace(reason=Reason.TOO_DEEP, detail=_FULL_STACK, value=None)
+        return RefusedPlace(reason=Reason.TOO_DEEP, detail=FULL_STACK, value=None)
 
 
 def _copy(value: Any, numbers: Numbers, room: int, above: set[int]) -> Any:
@@ -307,7 +152,7 @@ def _copy(value: Any, numbers: Numbers, room: int, above: set[int]) -> Any:
             return value
         digits = value.bit_length() * 0.30103
         shown = value if digits < 40 else f"of about {digits:.0f} digits"
-        return RefusedPlace(reason=Reason.INTEGER_OUT_OF_RANGE, detail=_out_of_range(shown), value=value)
+        return RefusedPlace(reason=Reason.INTEGER_OUT_OF_RANGE, detail=out_of_range(shown), value=value)
     if kind is dict or kind is list:
         if room == 0:
             return RefusedPlace(reason=Reason.TOO_DEEP, detail="nested too deeply", value=None)
@@ -357,7 +202,7 @@ def thaw(tree: Any) -> Any:
     try:
         return _thaw(tree)
     except RecursionError:
-        raise RemoteProtocolError(Reason.TOO_DEEP, _FULL_STACK) from None
+        raise RemoteProtocolError(Reason.TOO_DEEP, FULL_STACK) from None
 
 
 def _thaw(tree: Any) -> Any:

@@ -28,7 +28,8 @@ from matrix_e2e_keys import (
 )
 from matrix_e2e_keys.canonical_json import encode_objects, encode_tree
 from matrix_e2e_keys.errors import E2EKeysError
-from matrix_e2e_keys.json_trees import RefusedPlace, parse_frame, snapshot
+from matrix_e2e_keys.json_frames import parse_frame
+from matrix_e2e_keys.json_trees import RefusedPlace, snapshot
 
 
 def specification_encoding(value: Any) -> bytes:

@@ -21,10 +21,10 @@ from matrix_e2e_keys import JsonLimits, LocalProtocolError, Reason, RemoteProtoc
 from matrix_e2e_keys.canonical_json import encode_objects, encode_tree
 from matrix_e2e_keys.errors import E2EKeysError
 from matrix_e2e_keys.json_depth import CUT, MAX_FRAME_DEPTH
+from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import (
     DEFAULT_LIMITS,
     RefusedPlace,
-    parse_frame,
     raise_refused,
     refused_places,
     snapshot,

@@ -23,7 +23,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from matrix_e2e_keys import unpadded_base64
-from matrix_e2e_keys.algorithms import CURVE25519, ED25519, MEGOLM_V1, OLM_V1
+from matrix_e2e_keys.algorithms import MEGOLM_V1, OLM_V1
 from matrix_e2e_keys.errors import (
     LocalProtocolError,
     Reason,
@@ -32,14 +32,15 @@ from matrix_e2e_keys.errors import (
     VerificationError,
     quoted,
 )
-from matrix_e2e_keys.identifiers import DeviceId, UserId, parse_device_id, parse_user_id, read_identifier
-from matrix_e2e_keys.json_trees import JsonObject, snapshot, wrong_type
+from matrix_e2e_keys.identifiers import DeviceId, UserId
+from matrix_e2e_keys.json_trees import JsonObject, snapshot
 from matrix_e2e_keys.keys import (
     Curve25519PublicKey,
     Ed25519PublicKey,
     curve25519_fault,
     ed25519_fault,
 )
+from matrix_e2e_keys.models.device_key_shapes import CURVE25519_PREFIX, ED25519_PREFIX, key_refusal, read_shape
 from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signed_json import (
@@ -59,10 +60,7 @@ from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
 __all__ = ["DeviceKeys", "VerifiedDevice", "read_device_keys", "verify_devices"]
 
-_ED25519_PREFIX: Final = ED25519 + ":"
-_CURVE25519_PREFIX: Final = CURVE25519 + ":"
 _KEY_BYTES: Final = 32
-_SHORT: Final = 64
 
 
 @frozen(eq=False, repr=False)
@@ -136,7 +134,7 @@ class DeviceKeys(metaclass=Sealed):
         """
         if type(curve25519_key) is not Curve25519PublicKey:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the identity key must be a Curve25519PublicKey")
-        if str(signer.key_id) != f"{_ED25519_PREFIX}{device_id}":
+        if str(signer.key_id) != f"{ED25519_PREFIX}{device_id}":
             raise LocalProtocolError(
                 Reason.KEY_ID_NOT_DEVICE, f"the signer is {quoted(str(signer.key_id))}, not the device's own key"
             )
@@ -146,8 +144,8 @@ class DeviceKeys(metaclass=Sealed):
             "device_id": device_id,
             "algorithms": list(algorithms),
             "keys": {
-                f"{_CURVE25519_PREFIX}{device_id}": curve25519_key.to_base64(),
-                f"{_ED25519_PREFIX}{device_id}": signer.public_key.to_base64(),
+                f"{CURVE25519_PREFIX}{device_id}": curve25519_key.to_base64(),
+                f"{ED25519_PREFIX}{device_id}": signer.public_key.to_base64(),
             },
         }
         obj.pop("signatures", None)
@@ -302,7 +300,7 @@ _new_device: Final = constructor_of(DeviceKeys)
 
 
 def _with_parts(parts: SignedParts, user_id: str, device_id: str, *rest: Any) -> DeviceKeys:
-    self_signature = signature_text(parts, user_id, _ED25519_PREFIX + device_id)
+    self_signature = signature_text(parts, user_id, ED25519_PREFIX + device_id)
     return _new_device(parts, user_id, device_id, *rest, self_signature)
 
 
@@ -327,12 +325,12 @@ def read_device_keys(trees: Sequence[Any]) -> list[DeviceKeys | Refusal]:
     for tree in trees:
         try:
             content, signatures, unsigned = split_signed(tree)
-            user_id, device_id, algorithms, keys, ed25519_text, curve25519_text = _shape(content, known)
+            user_id, device_id, algorithms, keys, ed25519_text, curve25519_text = read_shape(content, known)
         except Refusal as refusal:
             outcomes.append(refusal.with_traceback(None))
         else:
             by_owner = None if signatures is None else signatures.get(user_id)
-            self_signature = None if by_owner is None else by_owner.get(_ED25519_PREFIX + device_id)
+            self_signature = None if by_owner is None else by_owner.get(ED25519_PREFIX + device_id)
             outcomes.append((signatures, unsigned, user_id, device_id, algorithms, keys, self_signature))
             contents.append(content)
             texts += (ed25519_text, curve25519_text)
@@ -351,13 +349,13 @@ def read_device_keys(trees: Sequence[Any]) -> list[DeviceKeys | Refusal]:
             and ed25519 != curve25519
             and ed25519_fault(ed25519) is None
             and curve25519_fault(curve25519) is None
-        ) or not (key_refusal := _key_refusal(device_id, keys)):
+        ) or not (bad_key := key_refusal(device_id, keys)):
             parts = SignedParts(canonical, signatures, unsigned)
             outcomes[index] = _new_device(
                 parts, user_id, device_id, algorithms, keys, ed25519, curve25519, self_signature
             )
         else:
-            outcomes[index] = key_refusal
+            outcomes[index] = bad_key
     return outcomes
 
 
@@ -402,71 +400,4 @@ def verify_devices(
 def _why_not_verified(device: DeviceKeys) -> Refusal:
     if device.raw_ed25519 is None:
         return Refusal(Reason.MISSING_KEY, "the device has no ed25519 key to sign itself with", "keys")
-    return why_not(device._parts, device.user_id, _ED25519_PREFIX + device.device_id)
-
-
-def _shape(
-    tree: dict[str, Any], known: dict[Any, Any]
-) -> tuple[UserId, str, tuple[str, ...], dict[str, str], str | None, str | None]:
-    """Return the typed members of a device keys object, keys still as text.
-
-    ``known`` holds the user ids and lists of algorithms that were read before, to be used again.
-    """
-    try:
-        user_id, device_id = tree["user_id"], tree["device_id"]
-        algorithms, keys = tree["algorithms"], tree["keys"]
-    except KeyError as error:
-        raise Refusal(Reason.MISSING_MEMBER, f"the device keys have no {error.args[0]}", error.args[0]) from None
-    owner: UserId | None = known.get(user_id) if type(user_id) is str else None
-    if owner is None:
-        owner = known[user_id] = read_identifier(parse_user_id, user_id, "user_id")
-    if type(device_id) is not str or not device_id or not device_id.isascii() or len(device_id) > _SHORT:
-        read_identifier(parse_device_id, device_id, "device_id")
-    if type(algorithms) is not list:
-        raise wrong_type("algorithms must be an array", algorithms, "algorithms")
-    names = tuple(algorithms)
-    try:
-        names = known[names]  # only strings have got in there
-    except (KeyError, TypeError):
-        for place, name in enumerate(algorithms):
-            if type(name) is not str:
-                raise wrong_type("an algorithm must be a string", name, "algorithms", place) from None
-        known[names] = names
-    if type(keys) is not dict:
-        raise wrong_type("keys must be an object", keys, "keys")
-    ed25519_text = keys.get(_ED25519_PREFIX + device_id)
-    curve25519_text = keys.get(_CURVE25519_PREFIX + device_id)
-    if len(keys) != 2 or type(ed25519_text) is not str or type(curve25519_text) is not str:
-        _check_keys(keys, device_id)
-    return owner, device_id, names, keys, ed25519_text, curve25519_text
-
-
-def _check_keys(keys: dict[str, Any], device_id: str) -> None:
-    """The names of the properties are "in the format <algorithm>:<device_id>", the values strings."""
-    for key_id, text in keys.items():
-        algorithm, colon, name = key_id.partition(":")
-        if not algorithm or not colon:
-            raise Refusal(
-                Reason.INVALID_KEY_ID, f'{quoted(key_id)} is not of the form "<algorithm>:<device_id>"', "keys", key_id
-            )
-        if name != device_id:
-            raise Refusal(
-                Reason.KEY_ID_NOT_DEVICE, f"{quoted(key_id)} does not name {quoted(device_id)}", "keys", key_id
-            )
-        if type(text) is not str:
-            raise wrong_type("a key must be a string", text, "keys", key_id)
-
-
-def _key_refusal(device_id: str, keys: dict[str, str]) -> Refusal | None:
-    """Return why the keys of a device are not acceptable, ``None`` if they are."""
-    raws: list[bytes] = []
-    for key_type, prefix in ((Ed25519PublicKey, _ED25519_PREFIX), (Curve25519PublicKey, _CURVE25519_PREFIX)):
-        key_id = prefix + device_id
-        if key_id in keys:
-            try:
-                raws.append(key_type.from_base64(keys[key_id]).raw)
-            except RemoteProtocolError as error:
-                return Refusal(error.reason, error.detail, "keys", key_id)
-    if len(raws) != len(set(raws)):
-        return Refusal(Reason.KEY_REUSED, "the ed25519 and the curve25519 key are the same bytes", "keys", key_id)
-    return None
+    return why_not(device._parts, device.user_id, ED25519_PREFIX + device.device_id)

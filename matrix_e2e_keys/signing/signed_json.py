@@ -35,12 +35,12 @@ from matrix_e2e_keys.errors import (
     printable,
     quoted,
 )
+from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import (
     DEFAULT_LIMITS,
     WIDEST_LIMITS,
     JsonLimits,
     JsonObject,
-    parse_frame,
     refused_places,
     snapshot,
     thaw,

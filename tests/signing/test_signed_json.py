@@ -33,7 +33,8 @@ from matrix_e2e_keys import (
     verify_json,
 )
 from matrix_e2e_keys.errors import Refusal
-from matrix_e2e_keys.json_trees import RefusedPlace, parse_frame
+from matrix_e2e_keys.json_frames import parse_frame
+from matrix_e2e_keys.json_trees import RefusedPlace
 from matrix_e2e_keys.signing.signed_json import SignedParts, ask, parts_of, read_signed_objects
 
 SECRET = Ed25519SecretKey(bytes(range(32)))

@@ -30,17 +30,9 @@ from matrix_e2e_keys.errors import (
     json_pointer,
 )
 from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
+from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_pieces import NotPlain, Piece, parse_pieces, pieces_of
-from matrix_e2e_keys.json_trees import (
-    DEFAULT_LIMITS,
-    JsonLimits,
-    JsonObject,
-    parse_frame,
-    raise_refused,
-    snapshot,
-    thaw,
-    wrong_type,
-)
+from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, raise_refused, snapshot, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, read_cross_signing_keys
 from matrix_e2e_keys.models.device_keys import DeviceKeys, read_device_keys
 from matrix_e2e_keys.outcome import Rejection
