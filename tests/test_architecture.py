@@ -94,7 +94,7 @@ def test_the_core_imports_no_io_at_run_time() -> None:
         "import matrix_e2e_keys\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     brought = {name.partition(".")[0] for name in result.stdout.split()}
     assert "matrix_e2e_keys" in brought
     assert not brought & {"socket", "ssl", "http", "asyncio", "logging", "threading", "hypothesis", "urllib"}

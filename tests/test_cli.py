@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -333,6 +334,10 @@ def test_usage() -> None:
 def test_in_this_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
     assert main(["check", write(good())]) == 0
     assert "2 accepted" in capsys.readouterr().out
+    plain = io.StringIO()
+    with contextlib.redirect_stdout(plain):
+        assert main(["check", write(good())]) == 0
+    assert "  ok PHONE cross-signed" in plain.getvalue()
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["check", "-"]) == 2
     assert "standard input is closed" in capsys.readouterr().err

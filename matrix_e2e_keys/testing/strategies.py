@@ -103,11 +103,9 @@ def device_keys(draw: st.DrawFn, users: st.SearchStrategy[SampleUser] | None = N
     return user.device(draw(device_ids()), cross_signed=draw(st.booleans()), extra=dict(extra))
 
 
-def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
+def _set(name: str, *, to: Any) -> Callable[[dict[str, Any]], None]:
     def apply(obj: dict[str, Any]) -> None:
-        for name in path[:-1]:
-            obj = obj[name]
-        obj[path[-1]] = to
+        obj[name] = to
 
     return apply
 

@@ -303,6 +303,14 @@ def test_an_unrequested_user_without_devices_is_named_too() -> None:
     assert findings(result) == [("/device_keys/@carol:c.example", Reason.UNREQUESTED)]
 
 
+def test_a_malformed_device_of_an_unrequested_user_says_what_is_wrong_with_it() -> None:
+    result = judge({"device_keys": {"@carol:c.example": {"X": None, "Y": BOB.device("X").to_json()}}})
+    assert findings(result) == [
+        ("/device_keys/@carol:c.example/X", Reason.WRONG_TYPE),
+        ("/device_keys/@carol:c.example/Y", Reason.UNREQUESTED),
+    ]
+
+
 @pytest.mark.parametrize("name", ["carol", "", "@carol", "@:", "carol:c.example", "@c\x00:d", "\ud800"])
 def test_names_that_are_no_user_ids(name: str) -> None:
     body = answer()
@@ -322,6 +330,8 @@ def test_unrequested_devices_are_refused() -> None:
     assert findings(result) == [("/device_keys/@alice:a.example/LAPTOP", Reason.UNREQUESTED)]
     assert result.missing_devices == {ALICE.user_id: {"TABLET"}}
     assert set(result.identities.accepted) == {ALICE.user_id, BOB.user_id}
+    present = KeysQueryRequest.for_devices({ALICE.user_id: ["PHONE", "LAPTOP"]})
+    assert check_query(present, KeysQueryResponse.from_json(answer())).missing_devices == {}
 
 
 def test_why_a_user_is_not_there() -> None:
