@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+    if sys.stdout is None:  # closed before the start
+        return _fail("standard output is closed", CANNOT)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         status = run(options)
@@ -78,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"{PROGRAM}: {_shown(message)}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output instead
+        print(f"{PROGRAM}: {_shown(message)}", file=sys.stderr)
     return status
 
 
@@ -258,7 +261,7 @@ def _shown(text: str) -> str:
 class _Progress:
     """A verifier that says how far it has come, where somebody is watching and there is something to wait for."""
 
-    stream: TextIO
+    stream: TextIO | None
     expected: int
     done: int = 0
 
@@ -266,17 +269,16 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_shown():
-            print("\r\x1b[K", end="", file=self.stream, flush=True)
+        self._show("\r\x1b[K")
 
-    def _is_shown(self) -> bool:
-        return self.expected > 1000 and self.stream.isatty()
+    def _show(self, text: str) -> None:
+        if self.expected > 1000 and self.stream is not None and self.stream.isatty():
+            print(text, end="", file=self.stream, flush=True)
 
     def verify_many(self, checks: Sequence[SignatureCheck], /) -> list[bool]:
         answers = LIBSODIUM.verify_many(checks)
         self.done += len(checks)
-        if self._is_shown():
-            print(f"\r{self.done} signatures checked", end="", file=self.stream, flush=True)
+        self._show(f"\r{self.done} signatures checked")
         return answers
 
 

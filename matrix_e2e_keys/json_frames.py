@@ -11,7 +11,9 @@ Facts:
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections import Counter
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from matrix_e2e_keys.json_trees import (
     JsonLimits,
     Numbers,
     RefusedPlace,
+    check_limits,
     check_mode,
     out_of_range,
 )
@@ -61,6 +64,7 @@ def open_frame(data: object, numbers: Numbers, limits: JsonLimits) -> tuple[str,
         RemoteProtocolError, LocalProtocolError: see :func:`parse_frame`.
     """
     check_mode(numbers)
+    check_limits(limits)
     text, raw = _text_and_bytes(data, limits)
     if not text or text[0] == "\ufeff":
         raise RemoteProtocolError(
@@ -99,10 +103,12 @@ def _text_and_bytes(data: object, limits: JsonLimits) -> tuple[str, bytes]:
 
 
 def _refused_number(reason: Reason, detail: str, literal: str) -> RefusedPlace:
-    try:
-        value: object = int(literal) if literal.lstrip("-").isdigit() else float(literal)
-    except ValueError:  # more digits than the interpreter converts
-        value = literal
+    value: object = literal
+    with contextlib.suppress(ValueError):  # more digits than the interpreter converts
+        if literal.lstrip("-").isdigit():
+            value = int(literal)
+        elif math.isfinite(float(literal)):
+            value = float(literal)
     return RefusedPlace(reason=reason, detail=detail, value=value)
 
 

@@ -11,6 +11,7 @@ Facts:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
@@ -36,6 +37,7 @@ __all__ = [
     "Numbers",
     "RefusedPlace",
     "Segments",
+    "check_limits",
     "check_mode",
     "out_of_range",
     "raise_refused",
@@ -121,6 +123,16 @@ def check_mode(numbers: object) -> None:
         raise LocalProtocolError(Reason.INVALID_VALUE, 'numbers must be "refuse" or "normalise"', path="/numbers")
 
 
+def check_limits(limits: object) -> None:
+    """Refuse what are no :class:`JsonLimits`.
+
+    Raises:
+        LocalProtocolError: they are none.
+    """
+    if type(limits) is not JsonLimits:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "limits must be JsonLimits", path="/limits")
+
+
 def out_of_range(number: object) -> str:
     """Return what to say of an integer that canonical JSON cannot represent."""
     return f"the integer {number} is outside +-(2**53 - 1)"
@@ -136,6 +148,7 @@ def snapshot(value: object, *, numbers: Numbers = "refuse", limits: JsonLimits =
         LocalProtocolError: ``numbers`` is not a mode.
     """
     check_mode(numbers)
+    check_limits(limits)
     try:
         return _copy(value, numbers, limits.max_depth, set())
     except RecursionError:
@@ -169,7 +182,8 @@ def _copy(value: Any, numbers: Numbers, room: int, above: set[int]) -> Any:
     if kind is float:
         if numbers == "normalise" and value.is_integer() and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
             return int(value)
-        return RefusedPlace(reason=Reason.NOT_AN_INTEGER, detail=f"{value!r} is not an integer", value=value)
+        nearest = value if math.isfinite(value) else repr(value)
+        return RefusedPlace(reason=Reason.NOT_AN_INTEGER, detail=f"{value!r} is not an integer", value=nearest)
     if kind is RefusedPlace:
         return value
     detail = f"a Python value of type {kind.__name__} is not a JSON value"
@@ -184,8 +198,8 @@ def _copy_members(members: dict[Any, Any], numbers: Numbers, room: int, above: s
             copied[name] = _copy(member, numbers, room, above)
         else:
             nameless.append(type(name).__name__)
-    for kind in nameless:
-        shown = f"<{kind}>"
+    for number, kind in enumerate(nameless):
+        shown = f"<{kind} {number}>"
         while shown in copied:  # it must not hide a member whose name happens to be the same
             shown += "'"
         detail = f"a member name is of type {kind}, not str"

@@ -24,6 +24,7 @@ import unpaddedbase64
 __all__ = ["decode", "decode_fixed", "decode_loosely", "decode_seed", "encode"]
 
 _ALPHABET_AND_PADDING: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+_FOREIGN: Final = re.compile(r"[^A-Za-z0-9+/_-]")
 _BATCH: Final = 256
 
 
@@ -60,13 +61,14 @@ def _unpadded(text: object) -> str | None:
 
 
 def decode_loosely(text: str) -> bytes | None:
-    """Return what a lenient decoder would read, ``None`` if nothing.
+    """Return what the most lenient decoder would read, ``None`` if nothing.
 
-    For finding texts that somebody else may take for a key; never for reading one.
+    Foreign characters are skipped, either alphabet is taken, padding and spare bits do not matter. For finding texts
+    that somebody else may take for a key; never for reading one.
     """
     try:
-        return unpaddedbase64.decode_base64(text.rstrip("="))
-    except (binascii.Error, UnicodeEncodeError):
+        return unpaddedbase64.decode_base64(_FOREIGN.sub("", text))
+    except binascii.Error:
         return None
 
 

@@ -216,6 +216,23 @@ class TestCheck:
         assert result.returncode == 2
         one_line(result)
 
+    def test_closed_outputs(self, write: Any) -> None:
+        devices = [ALICE.device(f"D{number}", cross_signed=False) for number in range(1001)]
+        path = write({"device_keys": {ALICE.user_id: {device.device_id: device.to_json() for device in devices}}})
+        for command, closed, status in (
+            (["check", path], ">&-", 2),
+            (["canonical"], ">&-", 2),
+            (["check", path], "2>&-", 0),
+            (["check", path + "x"], "2>&-", 2),
+            (["check", path], ">&- 2>&-", 2),
+        ):
+            line = " ".join([*COMMAND, *command, closed])
+            result = subprocess.run(["sh", "-c", line], input=b"{}", capture_output=True, check=False, timeout=60)
+            assert result.returncode == status
+            assert bool(result.stdout) is (status == 0)
+            if closed == ">&-":
+                assert "standard output is closed" in one_line(result)
+
     def test_progress_is_for_people_who_wait(self, write: Any) -> None:
         devices = [ALICE.device(f"D{number}", cross_signed=False) for number in range(1100)]
         path = write({"device_keys": {ALICE.user_id: {device.device_id: device.to_json() for device in devices}}})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import decimal
 import json
-import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -42,10 +41,10 @@ def places(tree: Any) -> dict[tuple[str | int, ...], Reason]:
 BAD_TOKENS = {
     "1.5": (Reason.NOT_AN_INTEGER, 1.5),
     "1e3": (Reason.NOT_AN_INTEGER, 1000.0),
-    "1e400": (Reason.NOT_AN_INTEGER, math.inf),
-    "-1e400": (Reason.NOT_AN_INTEGER, -math.inf),
-    "Infinity": (Reason.NOT_AN_INTEGER, math.inf),
-    "-Infinity": (Reason.NOT_AN_INTEGER, -math.inf),
+    "1e400": (Reason.NOT_AN_INTEGER, "1e400"),
+    "-1e400": (Reason.NOT_AN_INTEGER, "-1e400"),
+    "Infinity": (Reason.NOT_AN_INTEGER, "Infinity"),
+    "-Infinity": (Reason.NOT_AN_INTEGER, "-Infinity"),
     "-0": (Reason.NEGATIVE_ZERO, 0),
     "-0.0": (Reason.NOT_AN_INTEGER, -0.0),
     str(2**53): (Reason.INTEGER_OUT_OF_RANGE, 2**53),
@@ -76,11 +75,11 @@ def test_a_bad_place_costs_only_the_entry_that_contains_it(token: str, expected:
     assert [type(raw) for raw in encode_objects([tree["good"], {"x": tree["bad"]}])] == [bytes, type(None)]
 
 
-def test_nan_is_kept_as_it_was_received() -> None:
+def test_nan_is_shown_as_it_was_written() -> None:
     """attack 7: a frame with NaN."""
     tree = parse_frame('{"a":NaN,"b":1}')
     assert places(tree) == {("a",): Reason.NOT_AN_INTEGER}
-    assert math.isnan(thaw(tree)["a"])
+    assert thaw(tree)["a"] == "NaN"
 
 
 def test_all_refused_places_are_found_in_order() -> None:

@@ -254,8 +254,10 @@ LOOSE = {
     "junk": ("Zm!!!!9v", b"foo"),
     "nothing": ("", b""),
     "impossible length": ("Z", None),
-    "not ASCII": ("Zm9\u0669", None),
-    "a lone surrogate": ("\ud800", None),
+    "padding in the middle": ("Zg==Zg", b"f\x06`"),
+    "space and line end": ("Z m9\nv", b"foo"),
+    "not ASCII": ("Zm9v\u0669", b"foo"),
+    "a lone surrogate": ("\ud800", b""),
 }
 
 

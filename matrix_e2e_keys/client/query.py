@@ -29,12 +29,11 @@ from attrs import define, field, frozen
 from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeyMap, KeysQueryRequest, KeysQueryResponse
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
-from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity, verify_identities
 from matrix_e2e_keys.outcome import Notice, Partition, Rejection
-from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 
 __all__ = ["QueryResult", "UserAnswer", "check_query"]
 
@@ -130,6 +129,9 @@ def check_query(
     """
     if type(request) is not KeysQueryRequest or type(response) is not KeysQueryResponse:
         raise LocalProtocolError(Reason.WRONG_TYPE, "check_query takes a KeysQueryRequest and a KeysQueryResponse")
+    check_verifier(verifier)
+    if own_user_id is not None and type(own_user_id) is not str:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "own_user_id must be a string", path="/own_user_id")
     if own is not None:
         if type(own) is not OwnIdentity or own_user_id not in (None, own.user_id):
             raise LocalProtocolError(Reason.INVALID_VALUE, "own must be an OwnIdentity of own_user_id", path="/own")
@@ -223,9 +225,16 @@ class _Check:
                         self.blocked[user_id] = device_id
 
     def _cross_signing_bytes(self, user_id: str) -> AbstractSet[bytes | None]:
-        """Return the cross-signing keys of a user, refused ones included."""
-        keys = [key_map.get(user_id) for _, _, key_map in self.key_maps]
-        return {key.raw for key in keys if isinstance(key, CrossSigningKey) and key.raw is not None}
+        """Return the cross-signing keys of a user, refused and malformed ones included."""
+        raws: set[bytes | None] = set()
+        for _, _, key_map in self.key_maps:
+            key = key_map.get(user_id)
+            if isinstance(key, Rejection):
+                raws.update(_anything_like_a_key(key.raw))
+            elif key is not None:
+                raws.add(_expect(key, CrossSigningKey).raw)
+        raws.discard(None)
+        return raws
 
     def judge_identities(self, require_prime_order: bool) -> None:
         """Judge all cross-signing keys of the answer."""
@@ -323,8 +332,6 @@ class _Check:
     def _user_refusal(self, user_id: str) -> Refusal | None:
         """Return what speaks against everything that stands under a user's name."""
         if user_id not in self.request.device_keys:
-            if not is_user_id(user_id):
-                return Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(user_id)} is not a user id")
             return Refusal(Reason.UNREQUESTED, f"nobody asked about {quoted(user_id)}")
         if user_id in self.blocked:
             return Refusal(
@@ -341,7 +348,10 @@ class _Check:
     def _reject_all(self, user_id: str, devices: Mapping[str, DeviceKeys | Rejection], refusal: Refusal) -> None:
         if not devices:
             # An empty entry is refused as one, or nobody would see that it was there.
-            self.rejected_devices.append(self._rejection(refusal, "device_keys", user_id))
+            path = json_pointer(("device_keys", user_id))
+            self.rejected_devices.append(
+                Rejection(path=path, reason=refusal.reason, detail=refusal.detail, raw={}, user_id=user_id)
+            )
         for device_id, device in devices.items():
             if isinstance(device, Rejection) and refusal.reason is not Reason.IDENTIFIER_COLLISION:
                 self.rejected_devices.append(device)
@@ -384,10 +394,19 @@ class _Check:
             path=json_pointer((*place, *refusal.at)),
             reason=refusal.reason,
             detail=refusal.detail,
-            raw=entry.raw if isinstance(entry, Rejection) else {} if isinstance(entry, Mapping) else entry.to_json(),
+            raw=_raw_of(entry),
             user_id=place[1],
             device_id=place[2] if len(place) > 2 else None,
         )
+
+
+def _anything_like_a_key(raw: Any) -> Iterator[bytes | None]:
+    """Yield whatever somebody may take for the key of a malformed cross-signing key."""
+    keys = raw.get("keys") if type(raw) is dict else None
+    for name, value in keys.items() if type(keys) is dict else ():
+        for text in (name.partition(":")[2], value):
+            if type(text) is str:
+                yield unpadded_base64.decode_loosely(text)
 
 
 def _expect(entry: object, kind: type[T]) -> T:
@@ -397,6 +416,13 @@ def _expect(entry: object, kind: type[T]) -> T:
     raise LocalProtocolError(
         Reason.WRONG_TYPE, f"a response holds models and rejections, not {type(entry).__name__}", path="/response"
     )
+
+
+def _raw_of(entry: Any) -> Any:
+    """Return an entry of a response as plain JSON values."""
+    if isinstance(entry, DeviceKeys | CrossSigningKey):
+        return entry.to_json()
+    return _expect(entry, Rejection).raw
 
 
 def _file(rejection: Rejection, rejected: list[Rejection], unsupported: list[Rejection]) -> None:
@@ -415,7 +441,7 @@ def _device_fault(
     if device.device_id != device_id:
         detail = f"the device {quoted(device_id)} says it is {quoted(device.device_id)}"
         return Refusal(Reason.DEVICE_ID_MISMATCH, detail, "device_id")
-    if device.raw_ed25519 is None and device.keys:
+    if device.keys and not device.raw_keys:
         return Refusal(Reason.UNSUPPORTED_ALGORITHM, "the device has no key of an algorithm this library knows", "keys")
     if not taken.isdisjoint(device.raw_keys):
         return Refusal(Reason.KEY_REUSED, "a key of the device is also a cross-signing key of its owner", "keys")

@@ -121,8 +121,7 @@ class CrossSigningKey(metaclass=Sealed):
         if type(public_key) is not Ed25519PublicKey:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a cross-signing key must be an Ed25519PublicKey")
         text = public_key.to_base64()
-        obj = {**(extra or {}), "user_id": user_id, "usage": [usage], "keys": {f"{ED25519}:{text}": text}}
-        obj.pop("signatures", None)
+        obj = {**checked_extra(extra), "user_id": user_id, "usage": [usage], "keys": {f"{ED25519}:{text}": text}}
         try:
             key = cls.from_json(obj)
         except RemoteProtocolError as error:
@@ -155,6 +154,17 @@ class CrossSigningKey(metaclass=Sealed):
 
     def __repr__(self) -> str:
         return f"<CrossSigningKey {self.usage} of {quoted(self.user_id)}, {quoted(self.key_name)}>"
+
+
+def checked_extra(extra: Mapping[str, object] | None) -> dict[str, object]:
+    """Return the members that a caller adds to an object of his own; signatures are not among them.
+
+    Raises:
+        LocalProtocolError: it is not a mapping.
+    """
+    if extra is not None and not isinstance(extra, Mapping):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "extra must be a mapping", path="/extra")
+    return {name: member for name, member in (extra or {}).items() if name != "signatures"}
 
 
 _new_key: Final = constructor_of(CrossSigningKey)

@@ -40,6 +40,7 @@ from matrix_e2e_keys.keys import (
     curve25519_fault,
     ed25519_fault,
 )
+from matrix_e2e_keys.models.cross_signing import checked_extra
 from matrix_e2e_keys.models.device_key_shapes import CURVE25519_PREFIX, ED25519_PREFIX, key_refusal, read_shape
 from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.sealed import Sealed, constructor_of
@@ -55,7 +56,7 @@ from matrix_e2e_keys.signing.signed_json import (
     split_signed,
     why_not,
 )
-from matrix_e2e_keys.signing.signers import Signer, add_signature
+from matrix_e2e_keys.signing.signers import Signer, add_signature, check_signer
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
 __all__ = ["DeviceKeys", "VerifiedDevice", "read_device_keys", "verify_devices"]
@@ -134,12 +135,17 @@ class DeviceKeys(metaclass=Sealed):
         """
         if type(curve25519_key) is not Curve25519PublicKey:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the identity key must be a Curve25519PublicKey")
+        if type(device_id) is not str:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "the device id must be a string", path="/device_id")
+        if isinstance(algorithms, str) or not isinstance(algorithms, Sequence):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "algorithms must be several strings", path="/algorithms")
+        check_signer(signer)
         if str(signer.key_id) != f"{ED25519_PREFIX}{device_id}":
             raise LocalProtocolError(
                 Reason.KEY_ID_NOT_DEVICE, f"the signer is {quoted(str(signer.key_id))}, not the device's own key"
             )
         obj = {
-            **(extra or {}),
+            **checked_extra(extra),
             "user_id": user_id,
             "device_id": device_id,
             "algorithms": list(algorithms),
@@ -148,7 +154,6 @@ class DeviceKeys(metaclass=Sealed):
                 f"{ED25519_PREFIX}{device_id}": signer.public_key.to_base64(),
             },
         }
-        obj.pop("signatures", None)
         try:
             device = cls.from_json(obj)
         except RemoteProtocolError as error:
@@ -231,6 +236,8 @@ class DeviceKeys(metaclass=Sealed):
         Raises:
             VerificationError: the device did not sign itself, or has no key to do so.
         """
+        if identity is not None and type(identity) is not UserIdentity:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "the identity must be a UserIdentity", path="/identity")
         ((verdict, _),) = verify_devices([self], [identity], verifier)
         if isinstance(verdict, Refusal):
             raise verdict.to_error(VerificationError)
@@ -377,7 +384,7 @@ def verify_devices(
     ]
     signers: dict[int, UserIdentity] = {}
     for index, (device, identity) in enumerate(zip(devices, identities, strict=True)):
-        if identity is not None and (question := identity.question_about(device.user_id, device._parts)):
+        if identity is not None and (question := identity._question_about(device.user_id, device._parts)):
             signers[index] = identity
             questions.append(question)
     answers = ask(questions, verifier)
@@ -393,7 +400,7 @@ def verify_devices(
         elif cross_signed[index]:
             verdicts.append((_new_verified(device, signers[index].self_signing_public_key), None))
         else:
-            verdicts.append((_new_verified(device, None), signers[index].why_not_signed(device._parts)))
+            verdicts.append((_new_verified(device, None), signers[index]._why_not_signed(device._parts)))
     return verdicts
 
 

@@ -69,6 +69,9 @@ class UserIdentity(metaclass=Sealed):
         Raises:
             VerificationError: they do not; ``path`` starts with the member that is at fault.
         """
+        keys = (master_key, self_signing_key, *(() if user_signing_key is None else (user_signing_key,)))
+        if any(type(key) is not CrossSigningKey for key in keys):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "an identity is made of CrossSigningKey objects")
         given: dict[Usage, CrossSigningKey | Refusal] = {"master": master_key, "self_signing": self_signing_key}
         if user_signing_key is not None:
             given["user_signing"] = user_signing_key
@@ -100,7 +103,7 @@ class UserIdentity(metaclass=Sealed):
             raise VerificationError(Reason.KEY_ID_NOT_KEY, "the identity has another master key than the one known")
         return _new_own(self)
 
-    def question_about(self, user_id: str, parts: SignedParts) -> SignatureQuestion | None:
+    def _question_about(self, user_id: str, parts: SignedParts) -> SignatureQuestion | None:
         """Return the question whether the self-signing key signed an object of a user.
 
         ``None`` if the object carries nothing under the name of that key, or belongs to another user.
@@ -110,7 +113,7 @@ class UserIdentity(metaclass=Sealed):
         text = signature_text(parts, user_id, self.self_signing_key.key_name)
         return None if text is None else (parts.canonical, text, self.self_signing_public_key.raw)
 
-    def why_not_signed(self, parts: SignedParts) -> Refusal:
+    def _why_not_signed(self, parts: SignedParts) -> Refusal:
         """Return what to say if the answer is no."""
         return why_not(parts, self.user_id, self.self_signing_key.key_name)
 
@@ -135,6 +138,7 @@ class OwnIdentity(metaclass=Sealed):
         Raises:
             VerificationError: it did not.
         """
+        _check_identities([other])
         key = self.identity.user_signing_key
         if key is None:
             raise VerificationError(Reason.MISSING_KEY, "one's own user-signing key is not known")
@@ -144,6 +148,7 @@ class OwnIdentity(metaclass=Sealed):
 
     def verified_users(self, others: Sequence[UserIdentity], *, verifier: Verifier = LIBSODIUM) -> frozenset[UserId]:
         """Return which of ``others`` one has verified, as :meth:`verify_user` would check one by one."""
+        _check_identities(others)
         key = self.identity.user_signing_key
         if key is None:
             return frozenset()
@@ -273,6 +278,11 @@ def _identity(given: GivenKeys, refusals: dict[Usage, Refusal]) -> UserIdentity 
             else Refusal(Reason.MISSING_SELF_SIGNING_KEY, "there is no self-signing key of this user")
         )
     return None
+
+
+def _check_identities(others: object) -> None:
+    if not isinstance(others, Sequence) or any(type(other) is not UserIdentity for other in others):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "other users are given as UserIdentity", path="/other")
 
 
 def _raw(key: CrossSigningKey) -> bytes:

@@ -33,6 +33,7 @@ __all__ = [
     "Signer",
     "VodozemacSigner",
     "add_signature",
+    "check_signer",
     "sign_json",
 ]
 
@@ -247,12 +248,8 @@ def add_signature(signed: SignedJson, *, entity: str, signer: Signer) -> SignedJ
     Raises:
         LocalProtocolError: an argument has the wrong type, or the signer's signature does not fit its public key.
     """
-    try:
-        key_id, public_key, sign = signer.key_id, signer.public_key, signer.sign
-    except AttributeError:
-        raise LocalProtocolError(
-            Reason.WRONG_TYPE, f"{type(signer).__name__} is not a Signer", path="/signer"
-        ) from None
+    check_signer(signer)
+    key_id, public_key, sign = signer.key_id, signer.public_key, signer.sign
     result = signed.with_signature(entity, key_id, sign(signed.canonical))
     try:
         result.verify(entity=entity, key_id=key_id, key=public_key)
@@ -261,6 +258,16 @@ def add_signature(signed: SignedJson, *, entity: str, signer: Signer) -> SignedJ
             error.reason, f"the signer {key_id} does not sign with its own public key", path=error.path
         ) from None
     return result
+
+
+def check_signer(signer: object) -> None:
+    """Refuse what is no :class:`Signer`.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
+    if not all(hasattr(signer, name) for name in ("key_id", "public_key", "sign")):
+        raise LocalProtocolError(Reason.WRONG_TYPE, f"{type(signer).__name__} is not a Signer", path="/signer")
 
 
 def _message(message: object) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -95,11 +96,15 @@ class ExecutorVerifier:
 
     def __attrs_post_init__(self) -> None:
         _require_positive("chunk", self.chunk)
+        check_verifier(self.inner)
+        if not callable(getattr(self.executor, "map", None)):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "the executor has no map", path="/executor")
 
     def verify_many(self, checks: Sequence[SignatureCheck], /) -> list[bool]:
         """Return one answer per question, in their order."""
         chunks = [checks[start : start + self.chunk] for start in range(0, len(checks), self.chunk)]
-        return list(chain.from_iterable(self.executor.map(self.inner.verify_many, chunks)))
+        # Answers are counted chunk by chunk: one too many here must not make up for one too few there.
+        return list(chain.from_iterable(_iterated(self.executor.map(partial(answered, self.inner), chunks))))
 
 
 @frozen(kw_only=True)
@@ -121,6 +126,7 @@ class CachingVerifier:
 
     def __attrs_post_init__(self) -> None:
         _require_positive("capacity", self.capacity)
+        check_verifier(self.inner)
 
     def verify_many(self, checks: Sequence[SignatureCheck], /) -> list[bool]:
         """Return one answer per question, in their order."""
@@ -152,14 +158,25 @@ def answered(verifier: Verifier, checks: Sequence[SignatureCheck]) -> list[bool]
     Raises:
         LocalProtocolError: the verifier did not answer each question.
     """
-    verify_many = getattr(verifier, "verify_many", None)
-    if not callable(verify_many):
-        raise LocalProtocolError(Reason.WRONG_TYPE, f"{type(verifier).__name__} is not a Verifier", path="/verifier")
-    answers = verify_many(checks)
-    good = [answer is True for answer in answers] if isinstance(answers, Iterable) else []
+    check_verifier(verifier)
+    good = [answer is True for answer in _iterated(verifier.verify_many(checks))]
     if len(good) != len(checks):
         raise LocalProtocolError(Reason.INVALID_VALUE, f"the verifier did not answer each of {len(checks)} questions")
     return good
+
+
+def check_verifier(verifier: object) -> None:
+    """Refuse what is no :class:`Verifier`.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
+    if not callable(getattr(verifier, "verify_many", None)):
+        raise LocalProtocolError(Reason.WRONG_TYPE, f"{type(verifier).__name__} is not a Verifier", path="/verifier")
+
+
+def _iterated(answers: object) -> Iterable[Any]:
+    return answers if isinstance(answers, Iterable) else ()
 
 
 def _require_positive(name: str, value: object) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from matrix_e2e_keys import (
     CachingVerifier,
     CrossSigningKey,
+    Curve25519PublicKey,
     DeviceKeys,
     ExecutorVerifier,
     KeysQueryRequest,
@@ -24,6 +25,7 @@ from matrix_e2e_keys import (
     check_query,
     sign_json,
 )
+from matrix_e2e_keys.errors import json_pointer
 from matrix_e2e_keys.testing.samples import SampleUser, keys_query_answer, sample_curve25519_key, sample_secret_key
 from matrix_e2e_keys.testing.strategies import json_like_values, keys_query_answers, tampered_device_keys
 
@@ -301,6 +303,7 @@ def test_unrequested_users_are_refused() -> None:
 def test_an_unrequested_user_without_devices_is_named_too() -> None:
     result = judge({"device_keys": {"@carol:c.example": {}}})
     assert findings(result) == [("/device_keys/@carol:c.example", Reason.UNREQUESTED)]
+    assert result.devices.rejected[0].raw == {}
 
 
 def test_a_malformed_device_of_an_unrequested_user_says_what_is_wrong_with_it() -> None:
@@ -319,8 +322,17 @@ def test_names_that_are_no_user_ids(name: str) -> None:
     assert accepted(result) == EVERYTHING
     ((path, reason),) = findings(result)
     assert reason is Reason.INVALID_IDENTIFIER
-    assert path.endswith("/X")
+    assert path == json_pointer(["device_keys", name])
     path.encode()
+
+
+def test_a_long_name_is_said_once() -> None:
+    """However many devices stand under it: what one entry costs is bounded by its size."""
+    name = "@" + "u" * 100_000
+    body = {"device_keys": {name: {str(number): number for number in range(20_000)}}}
+    result = judge(json.dumps(body).encode())
+    assert len(result.devices.rejected) == 1
+    assert len(result.devices.rejected[0].detail) < 200
 
 
 def test_unrequested_devices_are_refused() -> None:
@@ -488,7 +500,7 @@ def test_a_device_with_a_bad_own_and_a_good_cross_signature_is_refused() -> None
 
 
 @pytest.mark.parametrize("usage", ["master", "self_signing", "user_signing"])
-@pytest.mark.parametrize("how", ["exact", "padded", "spare bits", "url-safe"])
+@pytest.mark.parametrize("how", ["exact", "padded", "spare bits", "url-safe", "junk", "space", "line end"])
 def test_a_device_id_that_is_a_cross_signing_key_blocks_the_user(usage: str, how: str) -> None:
     """attack 25: device ids and cross-signing keys share a namespace; a collision blocks the user."""
     text = ALICE.secret(usage).public_key.to_base64()
@@ -497,6 +509,9 @@ def test_a_device_id_that_is_a_cross_signing_key_blocks_the_user(usage: str, how
         "padded": text + "=",
         "spare bits": text[:-1] + chr(ord(text[-1]) + 1),
         "url-safe": text.replace("+", "-").replace("/", "_"),
+        "junk": text + "!",
+        "space": text[:10] + " " + text[10:],
+        "line end": text + "\n",
     }[how]
     body = answer(viewer=ALICE.user_id)
     body["device_keys"][ALICE.user_id][device_id] = ALICE.device(device_id).to_json()
@@ -517,6 +532,89 @@ def test_a_refused_entry_collides_all_the_same() -> None:
     result = judge(body)
     assert accepted(result) == {}
     assert {reason for _, reason in findings(result)} == {Reason.IDENTIFIER_COLLISION}
+
+
+@pytest.mark.parametrize(
+    "spoil", [{"weight": 1.5}, {"usage": ["master", "self_signing"]}, {"keys": "two"}, {"user_id": None}], ids=repr
+)
+def test_a_malformed_cross_signing_key_is_still_a_key_to_be_taken_for(spoil: dict[str, Any]) -> None:
+    """attacks 25 and 29: spoiling the master key must not make room for a device in its place."""
+    body = answer()
+    master: Any = body["master_keys"][ALICE.user_id]
+    if spoil == {"keys": "two"}:
+        master["keys"]["m.future:x"] = "x"
+    else:
+        master.update(spoil)
+    device_id = ALICE.master_public_key.to_base64()
+    body["device_keys"][ALICE.user_id][device_id] = ALICE.device(device_id).to_json()
+    assert accepted(judge(body)) == {BOB.user_id: {"X"}}
+    del body["device_keys"][ALICE.user_id][device_id]
+    evil = DeviceKeys.build(
+        user_id=ALICE.user_id,
+        device_id="EVIL",
+        curve25519_key=sample_curve25519_key("evil"),
+        signer=ALICE.secret("master").signer("ed25519:EVIL"),
+    )
+    body["device_keys"][ALICE.user_id]["EVIL"] = evil.to_json()
+    result = judge(body)
+    assert accepted(result) == EVERYTHING
+    assert ("/device_keys/@alice:a.example/EVIL/keys", Reason.KEY_REUSED) in findings(result)
+
+
+@pytest.mark.parametrize("asked", [[], ["EVIL"]])
+def test_an_identity_key_that_is_a_cross_signing_key_is_refused(asked: list[str]) -> None:
+    """attack 29: the curve25519 key of a device, too."""
+    raw = next(
+        key for key in (sample_secret_key(f"low {number}") for number in range(100)) if key.public_key.raw[31] < 0x80
+    )
+    master = CrossSigningKey.build(user_id=ALICE.user_id, usage="master", public_key=raw.public_key)
+    self_signing = CrossSigningKey.build(
+        user_id=ALICE.user_id,
+        usage="self_signing",
+        public_key=ALICE.secret("self_signing").public_key,
+        signer=raw.cross_signer(),
+    )
+    device = DeviceKeys.build(
+        user_id=ALICE.user_id,
+        device_id="EVIL",
+        curve25519_key=Curve25519PublicKey(raw.public_key.raw),
+        signer=ALICE.device_signer("EVIL"),
+    )
+    body = {
+        "device_keys": {ALICE.user_id: {"EVIL": device.to_json()}},
+        "master_keys": {ALICE.user_id: master.to_json()},
+        "self_signing_keys": {ALICE.user_id: self_signing.to_json()},
+    }
+    request = KeysQueryRequest.for_devices({ALICE.user_id: asked})
+    result = check_query(request, KeysQueryResponse.from_json(body))
+    assert accepted(result) == {}
+    assert findings(result) == [("/device_keys/@alice:a.example/EVIL/keys", Reason.KEY_REUSED)]
+    assert ALICE.user_id in result.identities.accepted
+
+
+@pytest.mark.parametrize("usage", ["master", "self_signing"])
+def test_a_key_of_another_usage_is_no_user_signing_key(usage: Any) -> None:
+    """attack 28, for the key that only its owner sees."""
+    secret = sample_secret_key("odd")
+    odd = CrossSigningKey.build(
+        user_id=ALICE.user_id,
+        usage=usage,
+        public_key=secret.public_key,
+        signer=ALICE.secret("master").cross_signer(),
+    )
+    body = answer(viewer=ALICE.user_id)
+    body["user_signing_keys"][ALICE.user_id] = odd.to_json()
+    result = judge(body)
+    assert findings(result) == [("/user_signing_keys/@alice:a.example/usage", Reason.WRONG_USAGE)]
+    assert result.identities.accepted[ALICE.user_id].user_signing_key is None
+
+
+def test_a_device_with_an_identity_key_only_is_refused() -> None:
+    body = answer()
+    del body["device_keys"][ALICE.user_id]["PHONE"]["keys"]["ed25519:PHONE"]
+    result = judge(body)
+    assert findings(result) == [(PHONE + "/keys", Reason.MISSING_KEY)]
+    assert result.devices.unsupported == ()
 
 
 def test_a_device_named_after_somebody_elses_key_collides_with_nothing() -> None:
@@ -704,6 +802,8 @@ def test_a_response_put_together_wrongly(entry: Any) -> None:
     for response in (
         KeysQueryResponse(device_keys={ALICE.user_id: {"PHONE": entry}}),
         KeysQueryResponse(master_keys={ALICE.user_id: entry}),
+        KeysQueryResponse(device_keys={BOB.user_id: {"X": entry}}),
+        KeysQueryResponse(self_signing_keys={BOB.user_id: entry}),
     ):
         with pytest.raises(LocalProtocolError):
             check_query(request, response)
@@ -716,6 +816,12 @@ def test_bad_callers_about_themselves() -> None:
         with pytest.raises(LocalProtocolError):
             judge(answer(), **options)
     assert judge(answer(), own=own, own_user_id=ALICE.user_id).verified_users == frozenset()
+    assert findings(judge(answer(viewer=BOB.user_id), own=own)) == [
+        ("/user_signing_keys/@bob:b.example", Reason.NOT_OWN_USER)
+    ]
+    for options in ({"own_user_id": 5}, {"own_user_id": []}, {"verifier": None}):
+        with pytest.raises(LocalProtocolError):
+            judge({}, **options)
 
 
 def test_results_have_no_truth_value() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ from matrix_e2e_keys import (
     Reason,
     Rejection,
     RemoteProtocolError,
+    SignedJson,
+    encode_canonical_json,
+    parse_json,
 )
 from matrix_e2e_keys.testing.samples import SampleUser, keys_query_answer
 from matrix_e2e_keys.testing.strategies import json_like_values, keys_query_answers
@@ -95,6 +99,30 @@ class TestRequest:
         with pytest.raises(LocalProtocolError):
             KeysQueryRequest.for_users([], timeout=timeout)
 
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"device_keys": {"nonsense": ()}},
+            {"device_keys": {"@a:b": [""]}},
+            {"device_keys": {1: ()}},
+            {"device_keys": {}, "timeout": -5},
+            {"device_keys": {}, "timeout": "1"},
+            {"device_keys": None},
+        ],
+        ids=repr,
+    )
+    def test_the_constructor_checks_too(self, members: Any) -> None:
+        with pytest.raises(LocalProtocolError):
+            KeysQueryRequest(**members)
+
+    @pytest.mark.parametrize("limits", [None, 5, {}])
+    def test_limits_are_limits(self, limits: Any) -> None:
+        for read in (KeysQueryRequest.from_bytes, KeysQueryResponse.from_bytes, SignedJson.from_bytes, parse_json):
+            with pytest.raises(LocalProtocolError):
+                read(b"{}", limits=limits)
+        with pytest.raises(LocalProtocolError):
+            encode_canonical_json({}, limits=limits)
+
     def test_frozen(self) -> None:
         request = KeysQueryRequest.for_users(["@a:b"])
         with pytest.raises(TypeError):
@@ -138,6 +166,10 @@ class TestResponse:
         with pytest.raises(LocalProtocolError):
             KeysQueryResponse(device_keys={"@a:b": bad})
         with pytest.raises(LocalProtocolError):
+            KeysQueryResponse(malformed=bad or [None])  # type: ignore[list-item]
+        with pytest.raises(LocalProtocolError):
+            KeysQueryResponse(failures={5: bad})
+        with pytest.raises(LocalProtocolError):
             KeysQueryResponse(master_keys={"@a:b": bad}).to_json()
 
     @given(keys_query_answers())
@@ -167,7 +199,7 @@ class TestResponse:
         response = KeysQueryResponse.from_json(body)
         assert [rejection.path for rejection in response.malformed] == [f"/{name}"]
         assert getattr(response, name) == {}
-        assert response.to_json() == body
+        assert response.to_json() == {**body, name: None if value == 1.5 else value}
         assert len(response.self_signing_keys) == 2
 
     @pytest.mark.parametrize("value", [None, 5, "x", [], True, {}], ids=repr)
@@ -181,6 +213,32 @@ class TestResponse:
         assert (entry.user_id, entry.device_id, entry.raw) == (ALICE.user_id, "PHONE", value)
         assert type(response.device_keys[ALICE.user_id]["a/b~c"]) is DeviceKeys  # type: ignore[index]
         assert response.to_json() == body
+
+    @pytest.mark.parametrize(
+        ("signed", "sent"), [("null", '5,"x":null'), ('"1111111111111111111111111111111111111111"', "1" * 40)]
+    )
+    def test_what_was_refused_does_not_come_out_as_something_acceptable(self, signed: str, sent: str) -> None:
+        device = ALICE.device("PHONE", extra={"x": json.loads(signed)})
+        text = json.dumps({"device_keys": {ALICE.user_id: {"PHONE": device.to_json()}}}, separators=(",", ":"))
+        response = KeysQueryResponse.from_bytes(text.replace(f'"x":{signed}', f'"x":{sent}'))
+        assert isinstance(response.device_keys[ALICE.user_id]["PHONE"], Rejection)  # type: ignore[index]
+        again = KeysQueryResponse.from_json(response.to_json())
+        assert isinstance(again.device_keys[ALICE.user_id]["PHONE"], Rejection)  # type: ignore[index]
+        json.dumps(response.to_json(), allow_nan=False)
+
+    def test_what_cannot_be_written_is_not_written(self) -> None:
+        body = '{"device_keys": {}, "failures": {"a": 1e400}, "x": [NaN, -Infinity], "y": ' + "9" * 5000 + "}"
+        json.dumps(KeysQueryResponse.from_bytes(body).to_json(), allow_nan=False)
+        json.dumps(KeysQueryResponse.from_json({"failures": {"a": float("inf")}}).to_json(), allow_nan=False)
+
+    def test_later_changes_by_the_caller_do_not_show(self) -> None:
+        inner: dict[str, Any] = {"PHONE": ALICE.device("PHONE")}
+        failures: dict[str, Any] = {"down.example": {"status": 503}}
+        response = KeysQueryResponse(device_keys={ALICE.user_id: MappingProxyType(inner)}, failures=failures)
+        inner["EVIL"] = None
+        failures["down.example"]["status"] = 200
+        assert list(response.device_keys[ALICE.user_id]) == ["PHONE"]  # type: ignore[arg-type]
+        assert response.failures == {"down.example": {"status": 503}}
 
     def test_paths_are_json_pointers(self) -> None:
         body = answer()

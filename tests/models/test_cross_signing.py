@@ -125,7 +125,14 @@ class TestBuild:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"usage": "Master"}, {"usage": "device"}, {"public_key": ED}, {"user_id": "x"}, {"extra": {"a": 1.5}}],
+        [
+            {"extra": 5},
+            {"usage": "Master"},
+            {"usage": "device"},
+            {"public_key": ED},
+            {"user_id": "x"},
+            {"extra": {"a": 1.5}},
+        ],
     )
     def test_bad_parts(self, changes: dict[str, Any]) -> None:
         parts: dict[str, Any] = {"user_id": ALICE.user_id, "usage": "master", "public_key": ALICE.master_public_key}
@@ -229,6 +236,19 @@ class TestIdentity:
         with pytest.raises(VerificationError) as caught:
             UserIdentity.verify(master_key=future, self_signing_key=ALICE.self_signing_key)
         assert caught.value.reason is Reason.UNSUPPORTED_ALGORITHM
+
+    @pytest.mark.parametrize("other", [None, "x", {}])
+    def test_only_keys_make_an_identity(self, other: Any) -> None:
+        with pytest.raises(LocalProtocolError):
+            UserIdentity.verify(master_key=other, self_signing_key=ALICE.self_signing_key)
+        with pytest.raises(LocalProtocolError):
+            UserIdentity.verify(master_key=ALICE.master_key, self_signing_key=other)
+        own = identity_of(ALICE).confirm_as_own(master_key=ALICE.master_public_key)
+        for others in (other, [other]):
+            with pytest.raises(LocalProtocolError):
+                own.verified_users(others)
+        with pytest.raises(LocalProtocolError):
+            own.verify_user(other)
 
     def test_no_public_constructor(self) -> None:
         identity = UserIdentity.verify(master_key=ALICE.master_key, self_signing_key=ALICE.self_signing_key)

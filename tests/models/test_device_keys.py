@@ -295,6 +295,27 @@ class TestForgery:
         with pytest.raises(LocalProtocolError):
             attrs.evolve(verified.keys, user_id="@mallory:evil.example")
 
+    def test_filling_an_empty_value_forges_nothing(self) -> None:
+        verified = ALICE.device("PHONE").verify()
+        with pytest.raises(LocalProtocolError):
+            object.__new__(VerifiedDevice).__init__(verified.keys, None)  # type: ignore[misc]
+        with pytest.raises(LocalProtocolError):
+            verified.__init__(ALICE.device("LAPTOP"), None)  # type: ignore[misc]
+        assert verified.device_id == "PHONE"
+
+    @pytest.mark.parametrize("identity", ["x", 5, object()])
+    def test_only_an_identity_vouches(self, identity: Any) -> None:
+        class Fake:
+            self_signing_public_key = ALICE.secret("self_signing").public_key
+            user_id = ALICE.user_id
+
+            def __getattr__(self, name: str) -> Any:
+                return lambda *_: None
+
+        for pretender in (identity, Fake()):
+            with pytest.raises(LocalProtocolError):
+                ALICE.device("PHONE").verify(identity=pretender)
+
     def test_no_subclass(self) -> None:
         with pytest.raises(LocalProtocolError):
             type("Forged", (VerifiedDevice,), {})
@@ -326,6 +347,29 @@ class TestBuild:
                 curve25519_key=ALICE.device_signer("PHONE").public_key,  # type: ignore[arg-type]
                 signer=ALICE.device_signer("PHONE"),
             )
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"signer": None},
+            {"device_id": 2**20000},
+            {"device_id": None},
+            {"algorithms": None},
+            {"algorithms": "m.olm"},
+            {"algorithms": [5]},
+            {"extra": 5},
+        ],
+        ids=lambda changes: str(next(iter(changes))),
+    )
+    def test_parts_of_other_types(self, changes: dict[str, Any]) -> None:
+        parts: dict[str, Any] = {
+            "user_id": ALICE.user_id,
+            "device_id": "PHONE",
+            "curve25519_key": sample_curve25519_key("x"),
+            "signer": ALICE.device_signer("PHONE"),
+        }
+        with pytest.raises(LocalProtocolError):
+            DeviceKeys.build(**{**parts, **changes})
 
     @pytest.mark.parametrize(("user_id", "extra"), [("alice", None), (ALICE.user_id, {"added": 1.5})])
     def test_the_parts_must_make_an_acceptable_object(self, user_id: str, extra: Any) -> None:

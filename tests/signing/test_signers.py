@@ -464,7 +464,7 @@ CANNOT_SIGN: dict[str, tuple[Any, Reason, str]] = {
     "nothing": (None, Reason.WRONG_TYPE, ""),
     "a float": ({"a": [1.5]}, Reason.NOT_AN_INTEGER, "/a/0"),
     "a tuple": ({"a": (1,)}, Reason.NOT_A_JSON_VALUE, "/a"),
-    "a number as name": ({1: 1}, Reason.NOT_A_JSON_VALUE, "/<int>"),
+    "a number as name": ({1: 1}, Reason.NOT_A_JSON_VALUE, "/<int 0>"),
     "a lone surrogate": ({"a": "\ud800"}, Reason.LONE_SURROGATE, "/a"),
     "signatures that are none": ({"signatures": []}, Reason.WRONG_TYPE, "/signatures"),
     "signatures null": ({"signatures": None}, Reason.WRONG_TYPE, "/signatures"),

@@ -428,3 +428,34 @@ def test_all_verifiers_agree(questions: list[tuple[int, bool]], chunk: int, capa
         for each in (LIBSODIUM, spread, caching, caching, CachingVerifier(capacity=capacity)):
             assert each.verify_many(checks) == expected
     assert len(caching._known) <= capacity
+
+
+def test_answers_are_counted_chunk_by_chunk() -> None:
+    """One answer too many for one chunk does not make up for one too few for another."""
+
+    class Shifting:
+        def verify_many(self, checks: Any) -> list[bool]:
+            return [True, True] if checks == [GOOD] else []
+
+    other = (GOOD[0], b"other", GOOD[2])
+    with ThreadPoolExecutor(1) as executor:
+        verifier = ExecutorVerifier(executor=executor, inner=Shifting(), chunk=1)
+        with pytest.raises(LocalProtocolError):
+            verifier.verify_many([GOOD, other])
+
+
+@pytest.mark.parametrize("parts", [{"executor": None}, {"inner": None}])
+def test_an_executor_verifier_is_made_of_its_parts(parts: dict[str, Any]) -> None:
+    with ThreadPoolExecutor(1) as executor, pytest.raises(LocalProtocolError):
+        ExecutorVerifier(**{"executor": executor, **parts})
+    with pytest.raises(LocalProtocolError):
+        CachingVerifier(inner=None)  # type: ignore[arg-type]
+
+
+def test_an_executor_that_answers_nothing() -> None:
+    class Mute:
+        def map(self, *_: Any) -> None:
+            return None
+
+    with pytest.raises(LocalProtocolError):
+        answered(ExecutorVerifier(executor=Mute()), [GOOD])  # type: ignore[arg-type]

@@ -28,8 +28,9 @@ from matrix_e2e_keys.errors import (
     Refusal,
     RemoteProtocolError,
     json_pointer,
+    quoted,
 )
-from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
+from matrix_e2e_keys.identifiers import is_user_id, parse_device_id, parse_user_id, read_identifier
 from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_pieces import NotPlain, Piece, parse_pieces, pieces_of
 from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, raise_refused, snapshot, thaw, wrong_type
@@ -49,15 +50,17 @@ KeyMap: TypeAlias = Mapping[str, CrossSigningKey | Rejection]
 
 _REQUEST_MEMBERS: Final = ("device_keys", "timeout")
 _KEY_MAPS: Final = ("master_keys", "self_signing_keys", "user_signing_keys")
-_RESPONSE_MEMBERS: Final = ("device_keys", "failures", *_KEY_MAPS)
+_ENTRY_MAPS: Final = ("device_keys", *_KEY_MAPS)
+_RESPONSE_MEMBERS: Final = (*_ENTRY_MAPS, "failures")
 
 
 def _frozen_map(mapping: Mapping[str, T]) -> Mapping[str, T]:
-    if type(mapping) is MappingProxyType:
-        return mapping
     if not isinstance(mapping, Mapping):
         raise LocalProtocolError(Reason.WRONG_TYPE, f"a mapping is needed, not {type(mapping).__name__}")
-    return MappingProxyType(dict(mapping))
+    copied = dict(mapping)
+    if not all(type(name) is str for name in copied):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "the names in a mapping must be strings")
+    return MappingProxyType(copied)
 
 
 def _frozen_devices(devices: Mapping[str, DeviceMap | Rejection]) -> Mapping[str, DeviceMap | Rejection]:
@@ -68,6 +71,19 @@ def _frozen_devices(devices: Mapping[str, DeviceMap | Rejection]) -> Mapping[str
 
 def _frozen_keys(keys: KeyMap) -> KeyMap:
     return _frozen_map(keys)
+
+
+def _frozen_values(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType({name: thaw(value) for name, value in _frozen_map(values).items()})
+
+
+def _frozen_rejections(rejections: Iterable[Rejection]) -> tuple[Rejection, ...]:
+    if not isinstance(rejections, Iterable):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "several rejections are needed", path="/malformed")
+    kept = tuple(rejections)
+    if any(type(rejection) is not Rejection for rejection in kept):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "what is malformed is named by rejections", path="/malformed")
+    return kept
 
 
 def _frozen_asked(asked: Mapping[str, Iterable[str]]) -> Mapping[str, tuple[str, ...]]:
@@ -96,7 +112,13 @@ class KeysQueryRequest:
 
     device_keys: Mapping[str, tuple[str, ...]] = field(converter=_frozen_asked)
     timeout: int | None = None
-    extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_map)
+    extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_values)
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            _check_asked(self.device_keys, self.timeout)
+        except Refusal as refusal:
+            raise refusal.to_error(LocalProtocolError) from None
 
     @classmethod
     def for_users(cls, user_ids: Iterable[str], *, timeout: int | None = None) -> KeysQueryRequest:
@@ -151,6 +173,18 @@ class KeysQueryRequest:
         return body
 
 
+def _check_asked(device_keys: Mapping[str, Iterable[str]], timeout: object) -> None:
+    """Refuse what cannot be asked, whoever asks."""
+    for user_id, device_ids in device_keys.items():
+        read_identifier(parse_user_id, user_id, "device_keys", user_id)
+        for place, device_id in enumerate(device_ids):
+            read_identifier(parse_device_id, device_id, "device_keys", user_id, place)
+    if timeout is not None and type(timeout) is not int:
+        raise wrong_type("the timeout must be an integer", timeout, "timeout")
+    if timeout is not None and timeout < 0:
+        raise Refusal(Reason.INVALID_VALUE, "the timeout cannot be negative", "timeout")
+
+
 def _read_request(tree: Any) -> KeysQueryRequest:
     try:
         if type(tree) is not dict:
@@ -161,18 +195,15 @@ def _read_request(tree: Any) -> KeysQueryRequest:
         if type(tree["device_keys"]) is not dict:
             raise wrong_type("device_keys must be an object", tree["device_keys"], "device_keys")
         for user_id, devices in tree["device_keys"].items():
-            read_identifier(parse_user_id, user_id, "device_keys", user_id)
             if type(devices) is not list:
                 raise wrong_type("the devices of a user must be an array", devices, "device_keys", user_id)
             for place, device_id in enumerate(devices):
                 if type(device_id) is not str:
                     raise wrong_type("a device id must be a string", device_id, "device_keys", user_id, place)
-                read_identifier(parse_device_id, device_id, "device_keys", user_id, place)
         timeout = tree.get("timeout")
-        if "timeout" in tree and type(timeout) is not int:
+        if "timeout" in tree and timeout is None:
             raise wrong_type("the timeout must be an integer", timeout, "timeout")
-        if timeout is not None and timeout < 0:
-            raise Refusal(Reason.INVALID_VALUE, "the timeout cannot be negative", "timeout")
+        _check_asked(tree["device_keys"], timeout)
     except Refusal as refusal:
         raise refusal.to_error(RemoteProtocolError) from None
     extra = {name: value for name, value in tree.items() if name not in _REQUEST_MEMBERS}
@@ -197,9 +228,9 @@ class KeysQueryResponse:
     master_keys: KeyMap = field(factory=dict, converter=_frozen_keys)
     self_signing_keys: KeyMap = field(factory=dict, converter=_frozen_keys)
     user_signing_keys: KeyMap = field(factory=dict, converter=_frozen_keys)
-    failures: Mapping[str, Any] = field(factory=dict, converter=_frozen_map)
-    extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_map)
-    malformed: tuple[Rejection, ...] = ()
+    failures: Mapping[str, Any] = field(factory=dict, converter=_frozen_values)
+    extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_values)
+    malformed: tuple[Rejection, ...] = field(default=(), converter=_frozen_rejections)
 
     @classmethod
     def from_bytes(cls, body: bytes | str, *, limits: JsonLimits = DEFAULT_LIMITS) -> KeysQueryResponse:
@@ -231,10 +262,15 @@ class KeysQueryResponse:
         return frozenset().union(self.device_keys, self.master_keys, self.self_signing_keys, self.user_signing_keys)
 
     def to_json(self) -> JsonObject:
-        """Return the response body, malformed entries included, as they were received."""
+        """Return the response body.
+
+        A malformed entry stands in it as it was received, so that it is refused again. Where that cannot be written
+        in canonical JSON (a duplicate member, a number), ``null`` stands in its place: what was refused must not
+        come out as something that is accepted.
+        """
         body: JsonObject = {name: thaw(value) for name, value in self.extra.items() if name not in _RESPONSE_MEMBERS}
         body["device_keys"] = {
-            user_id: thaw(devices.raw)
+            user_id: _entry_to_json(devices)
             if isinstance(devices, Rejection)
             else {device_id: _entry_to_json(device) for device_id, device in devices.items()}
             for user_id, devices in self.device_keys.items()
@@ -243,13 +279,27 @@ class KeysQueryResponse:
             body[name] = {user_id: _entry_to_json(key) for user_id, key in getattr(self, name).items()}
         body["failures"] = {server: thaw(failure) for server, failure in self.failures.items()}
         for rejection in self.malformed:
-            body[rejection.path.removeprefix("/")] = thaw(rejection.raw)
+            body[rejection.path.removeprefix("/")] = _entry_to_json(rejection)
         return body
+
+
+_NOT_CANONICAL: Final = frozenset(
+    {
+        Reason.DUPLICATE_MEMBER,
+        Reason.NOT_AN_INTEGER,
+        Reason.INTEGER_OUT_OF_RANGE,
+        Reason.TOO_MANY_DIGITS,
+        Reason.NEGATIVE_ZERO,
+        Reason.LONE_SURROGATE,
+        Reason.NOT_A_JSON_VALUE,
+        Reason.TOO_DEEP,
+    }
+)
 
 
 def _entry_to_json(entry: Any) -> Any:
     if isinstance(entry, Rejection):
-        return thaw(entry.raw)
+        return None if entry.reason in _NOT_CANONICAL else thaw(entry.raw)
     if isinstance(entry, DeviceKeys | CrossSigningKey):
         return entry.to_json()
     raise LocalProtocolError(Reason.WRONG_TYPE, f"a response holds models, not {type(entry).__name__}")
@@ -268,18 +318,21 @@ def _read_response(pieces: Iterable[Piece]) -> KeysQueryResponse:
     for member, name, value in pieces:
         if name is None:
             maps[member] = value
-        elif member == "device_keys":
-            if type(value) is dict:
-                of_user: dict[str, Any] = {}
-                maps[member][name] = MappingProxyType(of_user)
-                devices.add(of_user, value, member, name)
-            else:
-                refusal = wrong_type("the devices of a user must be an object", value)
-                maps[member][name] = _rejection(refusal, value, member, name)
+        elif member in _ENTRY_MAPS and not is_user_id(name):
+            # One rejection for all of it: a name may be long, and devices many.
+            refusal = Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(name)} is not a user id")
+            maps[member][name] = _rejection(refusal, value, member, name)
         elif member in _KEY_MAPS:
             keys.add(maps[member], {name: value}, member)
-        else:
+        elif member != "device_keys":
             maps[member][name] = thaw(value)
+        elif type(value) is dict:
+            of_user: dict[str, Any] = {}
+            maps[member][name] = of_user
+            devices.add(of_user, value, member, name)
+        else:
+            refusal = wrong_type("the devices of a user must be an object", value)
+            maps[member][name] = _rejection(refusal, value, member, name)
     devices.read()
     keys.read()
     if maps and not any(name in maps for name in _RESPONSE_MEMBERS):
