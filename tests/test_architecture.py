@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -189,3 +190,23 @@ def test_runtime_dependencies() -> None:
     names = {line.partition(">")[0] for line in project["dependencies"]}
     assert names == {"attrs", "canonicaljson", "pynacl", "unpaddedbase64"}
     assert "pynacl>=1.6.2" in project["dependencies"]
+
+
+def attack_numbers(text: str) -> set[int]:
+    """Return the numbers in phrases such as "attack 7", "attacks 25 and 29", "attacks 6 to 10"."""
+    numbers: set[int] = set()
+    for phrase in re.findall(r"attacks?[ \n]+([0-9][0-9, toand]*)", text):
+        for first, last in re.findall(r"([0-9]+)(?: to ([0-9]+))?", phrase):
+            numbers.update(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def test_every_attack_of_the_catalogue_has_a_test() -> None:
+    """The numbers are those of the project's catalogue of attacks; 1 to 31 concern what is there so far."""
+    shown: set[int] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                shown |= attack_numbers(ast.get_docstring(node) or "")
+    assert set(range(1, 32)) - shown == set()
+    assert attack_numbers("attacks 6 to 8, 12 and 14: x. attack 3") == {3, 6, 7, 8, 12, 14}
