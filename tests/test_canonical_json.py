@@ -553,7 +553,7 @@ def test_no_other_name_hides_a_name_that_is_not_a_string(kind: type) -> None:
     """attack 12: a name in angle brackets is an ordinary name."""
     name = kind() if kind is not type(None) else None
     with pytest.raises(LocalProtocolError):
-        encode_canonical_json({name: 1, f"<{kind.__name__}>": 2})
+        encode_canonical_json({name: 1, f"<{kind.__name__} 0>": 2})
 
 
 def test_booleans_are_not_integers() -> None:
