@@ -218,11 +218,11 @@ class _Check:
         is what the most lenient decoder makes of the device id.
         """
         for user_id, devices in self.response.device_keys.items():
-            for device_id in () if isinstance(devices, Rejection) else devices:
-                if len(device_id) >= _KEY_TEXT:
-                    raw = unpadded_base64.decode_loosely(device_id)
-                    if raw is not None and raw in self._cross_signing_bytes(user_id):
-                        self.blocked[user_id] = device_id
+            ids = [] if isinstance(devices, Rejection) else [it for it in devices if len(it) >= _KEY_TEXT]
+            raws = self._cross_signing_bytes(user_id) if ids else frozenset()  # once a user: keys may be many
+            for device_id in ids if raws else ():
+                if unpadded_base64.decode_loosely(device_id) in raws:
+                    self.blocked[user_id] = device_id
 
     def _cross_signing_bytes(self, user_id: str) -> AbstractSet[bytes | None]:
         """Return the cross-signing keys of a user, refused and malformed ones included."""

@@ -336,9 +336,7 @@ def read_device_keys(trees: Sequence[Any]) -> list[DeviceKeys | Refusal]:
         except Refusal as refusal:
             outcomes.append(refusal.with_traceback(None))
         else:
-            by_owner = None if signatures is None else signatures.get(user_id)
-            self_signature = None if by_owner is None else by_owner.get(ED25519_PREFIX + device_id)
-            outcomes.append((signatures, unsigned, user_id, device_id, algorithms, keys, self_signature))
+            outcomes.append((signatures, unsigned, user_id, device_id, algorithms, keys))
             contents.append(content)
             texts += (ed25519_text, curve25519_text)
     encoded = iter(encode_contents(contents))
@@ -347,7 +345,7 @@ def read_device_keys(trees: Sequence[Any]) -> list[DeviceKeys | Refusal]:
         if type(outcome) is not tuple:
             continue
         canonical, ed25519, curve25519 = next(encoded), next(decoded), next(decoded)
-        signatures, unsigned, user_id, device_id, algorithms, keys, self_signature = outcome
+        signatures, unsigned, user_id, device_id, algorithms, keys = outcome
         if type(canonical) is not bytes:
             outcomes[index] = canonical
         elif (
@@ -358,9 +356,7 @@ def read_device_keys(trees: Sequence[Any]) -> list[DeviceKeys | Refusal]:
             and curve25519_fault(curve25519) is None
         ) or not (bad_key := key_refusal(device_id, keys)):
             parts = SignedParts(canonical, signatures, unsigned)
-            outcomes[index] = _new_device(
-                parts, user_id, device_id, algorithms, keys, ed25519, curve25519, self_signature
-            )
+            outcomes[index] = _with_parts(parts, user_id, device_id, algorithms, keys, ed25519, curve25519)
         else:
             outcomes[index] = bad_key
     return outcomes

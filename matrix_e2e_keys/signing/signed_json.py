@@ -147,7 +147,7 @@ class SignedJson(metaclass=Sealed):
             VerificationError: there is no such signature, or it is not one by that key over these bytes.
             LocalProtocolError: an argument has the wrong type.
         """
-        key_id = _key_id(key_id)
+        key_id = local_key_id(key_id)
         if type(key) is not Ed25519PublicKey:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the key must be an Ed25519PublicKey", path="/key")
         if type(entity) is not str:
@@ -168,7 +168,7 @@ class SignedJson(metaclass=Sealed):
         """
         if type(entity) is not str or type(signature) is not Ed25519Signature:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a signature needs an entity and an Ed25519Signature")
-        name = str(_key_id(key_id))
+        name = str(local_key_id(key_id))
         if not entity or entity != printable(entity):
             raise LocalProtocolError(Reason.INVALID_IDENTIFIER, f"{quoted(entity)} cannot sign", path="/entity")
         if name != printable(name):
@@ -345,7 +345,12 @@ def _read_one(tree: Any) -> SignedJson:
     return new_signed_json(parts)
 
 
-def _key_id(key_id: KeyId | str) -> KeyId:
+def local_key_id(key_id: KeyId | str) -> KeyId:
+    """Return a key id that our own caller names.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
     if type(key_id) is KeyId:
         return key_id
     try:

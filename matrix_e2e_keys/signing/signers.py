@@ -23,7 +23,7 @@ from matrix_e2e_keys.algorithms import ED25519
 from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, VerificationError
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Ed25519PublicKey, Ed25519Signature, KeyId
-from matrix_e2e_keys.signing.signed_json import SignedJson
+from matrix_e2e_keys.signing.signed_json import SignedJson, local_key_id
 
 __all__ = [
     "Ed25519SecretKey",
@@ -277,10 +277,7 @@ def _message(message: object) -> bytes:
 
 
 def _ed25519_key_id(key_id: KeyId | str) -> KeyId:
-    try:
-        parsed = key_id if type(key_id) is KeyId else KeyId.parse(key_id)
-    except E2EKeysError as error:
-        raise LocalProtocolError(error.reason, error.detail, path="/key_id") from None
+    parsed = local_key_id(key_id)
     if parsed.algorithm != ED25519:
         raise LocalProtocolError(
             Reason.UNSUPPORTED_ALGORITHM, f"an Ed25519 key cannot sign as {parsed}", path="/key_id"

@@ -24,6 +24,7 @@ from matrix_e2e_keys import (
     UserAnswer,
     check_query,
     sign_json,
+    unpadded_base64,
 )
 from matrix_e2e_keys.errors import json_pointer
 from matrix_e2e_keys.testing.samples import SampleUser, keys_query_answer, sample_curve25519_key, sample_secret_key
@@ -617,6 +618,24 @@ def test_a_device_with_an_identity_key_only_is_refused() -> None:
     result = judge(body)
     assert findings(result) == [(PHONE + "/keys", Reason.MISSING_KEY)]
     assert result.devices.unsupported == ()
+
+
+def test_looking_for_collisions_takes_each_key_and_each_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """attack 25: many keys in one malformed object, times many long device ids, is no product."""
+    decoded: list[str] = []
+    real = unpadded_base64.decode_loosely
+
+    def counting(text: str) -> bytes | None:
+        decoded.append(text)
+        return real(text)
+
+    body = answer()
+    body["master_keys"][ALICE.user_id]["keys"] = {f"ed25519:{number:043}": "x" for number in range(200)}
+    body["device_keys"][ALICE.user_id] = {f"{number:050}": None for number in range(200)}
+    response = KeysQueryResponse.from_json(body)
+    monkeypatch.setattr(unpadded_base64, "decode_loosely", counting)
+    check_query(KeysQueryRequest.for_users([ALICE.user_id, BOB.user_id]), response)
+    assert len(decoded) <= 2 * (2 * 200) + 200
 
 
 def test_a_device_named_after_somebody_elses_key_collides_with_nothing() -> None:
