@@ -11,9 +11,10 @@ Facts:
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Generator, Iterable
+from typing import Final, TypeVar
 
 __all__ = [
     "E2EKeysError",
@@ -25,6 +26,7 @@ __all__ = [
     "json_pointer",
     "printable",
     "quoted",
+    "raised_as",
 ]
 
 
@@ -37,6 +39,16 @@ class Reason(enum.StrEnum):
     TOO_DEEP = "too-deep"
     TOO_LARGE = "too-large"
     NOT_AN_ANSWER = "not-an-answer"
+
+    # A request or answer as HTTP.
+    UNRECOGNIZED_ENDPOINT = "unrecognized-endpoint"
+    WRONG_METHOD = "wrong-method"
+    INVALID_ENCODING = "invalid-encoding"
+    MISSING_PARAMETER = "missing-parameter"
+    REPEATED_PARAMETER = "repeated-parameter"
+    UNEXPECTED_STATUS = "unexpected-status"
+    ANSWERED_WITH_ERROR = "answered-with-error"
+    NOT_IN_DIALECT = "not-in-dialect"
 
     # A place that canonical JSON cannot represent.
     DUPLICATE_MEMBER = "duplicate-member"
@@ -76,6 +88,7 @@ class Reason(enum.StrEnum):
     UNREQUESTED = "unrequested"
     USER_ID_MISMATCH = "user-id-mismatch"
     DEVICE_ID_MISMATCH = "device-id-mismatch"
+    SERVER_NAME_MISMATCH = "server-name-mismatch"
     IDENTIFIER_COLLISION = "identifier-collision"
     MISSING_MASTER_KEY = "missing-master-key"
     MISSING_SELF_SIGNING_KEY = "missing-self-signing-key"
@@ -155,18 +168,33 @@ class RemoteProtocolError(E2EKeysError):
     @property
     def http_status(self) -> int:
         """The HTTP status to answer with."""
-        return 413 if self.reason is Reason.TOO_LARGE else 400
+        return _STATUSES.get(self.reason, 400)
 
 
 _ERRCODES: Final = {
     Reason.NOT_JSON: "M_NOT_JSON",
     Reason.NOT_UTF8: "M_NOT_JSON",
     Reason.TOO_LARGE: "M_TOO_LARGE",
+    Reason.INVALID_IDENTIFIER: "M_INVALID_PARAM",
+    Reason.INVALID_ENCODING: "M_INVALID_PARAM",
+    Reason.REPEATED_PARAMETER: "M_INVALID_PARAM",
+    Reason.MISSING_PARAMETER: "M_MISSING_PARAM",
+    Reason.UNRECOGNIZED_ENDPOINT: "M_UNRECOGNIZED",
+    Reason.WRONG_METHOD: "M_UNRECOGNIZED",
+}
+
+_STATUSES: Final = {
+    Reason.TOO_LARGE: 413,
+    Reason.UNRECOGNIZED_ENDPOINT: 404,
+    Reason.WRONG_METHOD: 405,
 }
 
 
 class VerificationError(E2EKeysError):
     """A well-formed signature question was asked, and the answer is no."""
+
+
+AnyError = TypeVar("AnyError", bound=E2EKeysError)
 
 
 class Refusal(Exception):  # noqa: N818 - never leaves the library
@@ -183,6 +211,27 @@ class Refusal(Exception):  # noqa: N818 - never leaves the library
         self.detail = detail
         self.at = at
 
-    def to_error(self, kind: type[E2EKeysError], *above: str | int) -> E2EKeysError:
+    def to_error(self, kind: type[AnyError], *above: str | int) -> AnyError:
         """Return the error of ``kind`` for a value that stands at ``above``."""
         return kind(self.reason, self.detail, path=json_pointer((*above, *self.at)))
+
+
+@contextlib.contextmanager
+def raised_as(kind: type[E2EKeysError], *above: str | int) -> Generator[None, None, None]:
+    """Internal: whatever is refused inside is the fault that ``kind`` names.
+
+    The same check serves a value that our caller builds and one that the other side sent. Who is to blame is known
+    only here.
+
+    Args:
+        kind: the error to raise.
+        above: where the value stands that is checked inside.
+    """
+    try:
+        yield
+    except Refusal as refusal:
+        raise refusal.to_error(kind, *above) from None
+    except (LocalProtocolError, RemoteProtocolError) as error:
+        if type(error) is kind and not above:
+            raise
+        raise kind(error.reason, error.detail, path=json_pointer(above) + error.path) from None

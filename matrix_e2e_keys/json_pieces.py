@@ -34,10 +34,13 @@ def parse_pieces(data: object, *, limits: JsonLimits) -> Iterator[Piece]:
     """Yield the pieces of a document. Together they are what ``parse_frame`` returns.
 
     Raises:
-        NotPlain: see above.
+        NotPlain: while the pieces are taken; see above.
         RemoteProtocolError, LocalProtocolError: the document is refused before it is read, as in ``parse_frame``.
     """
-    reader = _Reader(*open_frame(data, "refuse", limits))
+    return _pieces(_Reader(*open_frame(data, "refuse", limits)))
+
+
+def _pieces(reader: _Reader) -> Iterator[Piece]:
     try:
         reader.take(_SPACE)
         if not reader.enters_object():

@@ -254,10 +254,19 @@ def wrong_type(expected: str, value: Any, *at: str | int) -> Refusal:
     """
     if type(value) is RefusedPlace:
         return Refusal(value.reason, value.detail, *at)
-    return Refusal(Reason.WRONG_TYPE, f"{expected}, not {_KINDS.get(type(value), 'a number')}", *at)
+    kind = _KINDS.get(type(value), f"a Python {type(value).__name__}")
+    return Refusal(Reason.WRONG_TYPE, f"{expected}, not {kind}", *at)
 
 
-_KINDS: Final = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+_KINDS: Final = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
 
 
 def raise_refused(tree: Any, error: Callable[..., E2EKeysError], at: Segments = ()) -> None:

@@ -15,9 +15,10 @@ from typing import Generic, NoReturn, TypeVar
 
 from attrs import field, frozen
 
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, json_pointer
+from matrix_e2e_keys.json_trees import Segments, thaw
 
-__all__ = ["Notice", "Partition", "Rejection"]
+__all__ = ["Notice", "Partition", "Rejection", "rejected"]
 
 T = TypeVar("T")
 
@@ -45,6 +46,20 @@ class Rejection:
     def to_error(self) -> RemoteProtocolError:
         """Return the same finding as an exception, for callers that want to stop at it."""
         return RemoteProtocolError(self.reason, self.detail, path=self.path)
+
+
+def rejected(
+    refusal: Refusal, tree: object, at: Segments, *, user_id: str | None = None, device_id: str | None = None
+) -> Rejection:
+    """Internal: return the rejection of the entry ``tree``, which stands at ``at``."""
+    return Rejection(
+        path=json_pointer((*at, *refusal.at)),
+        reason=refusal.reason,
+        detail=refusal.detail,
+        raw=thaw(tree),
+        user_id=user_id,
+        device_id=device_id,
+    )
 
 
 @frozen(kw_only=True)

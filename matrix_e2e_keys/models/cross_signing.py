@@ -25,6 +25,7 @@ from matrix_e2e_keys.errors import (
     Refusal,
     RemoteProtocolError,
     quoted,
+    raised_as,
 )
 from matrix_e2e_keys.identifiers import UserId, parse_user_id, read_identifier
 from matrix_e2e_keys.json_trees import JsonObject, snapshot, wrong_type
@@ -122,10 +123,8 @@ class CrossSigningKey(metaclass=Sealed):
             raise LocalProtocolError(Reason.WRONG_TYPE, "a cross-signing key must be an Ed25519PublicKey")
         text = public_key.to_base64()
         obj = {**checked_extra(extra), "user_id": user_id, "usage": [usage], "keys": {f"{ED25519}:{text}": text}}
-        try:
+        with raised_as(LocalProtocolError):
             key = cls.from_json(obj)
-        except RemoteProtocolError as error:
-            raise LocalProtocolError(error.reason, error.detail, path=error.path) from None
         if signer is None:
             return key
         return key.with_signed(add_signature(key.signed, entity=user_id, signer=signer))

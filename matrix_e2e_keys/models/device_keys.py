@@ -31,6 +31,7 @@ from matrix_e2e_keys.errors import (
     RemoteProtocolError,
     VerificationError,
     quoted,
+    raised_as,
 )
 from matrix_e2e_keys.identifiers import DeviceId, UserId
 from matrix_e2e_keys.json_trees import JsonObject, snapshot
@@ -154,10 +155,8 @@ class DeviceKeys(metaclass=Sealed):
                 f"{ED25519_PREFIX}{device_id}": signer.public_key.to_base64(),
             },
         }
-        try:
+        with raised_as(LocalProtocolError):
             device = cls.from_json(obj)
-        except RemoteProtocolError as error:
-            raise LocalProtocolError(error.reason, error.detail, path=error.path) from None
         return device.with_signed(add_signature(device.signed, entity=user_id, signer=signer))
 
     def with_signed(self, signed: SignedJson) -> DeviceKeys:

@@ -18,7 +18,15 @@ from typing import Any, Final
 from attrs import frozen
 
 from matrix_e2e_keys.algorithms import CURVE25519, ED25519, SIGNED_CURVE25519
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, VerificationError, quoted
+from matrix_e2e_keys.errors import (
+    LocalProtocolError,
+    Reason,
+    Refusal,
+    RemoteProtocolError,
+    VerificationError,
+    quoted,
+    raised_as,
+)
 from matrix_e2e_keys.json_trees import JsonObject, JsonValue, refused_places, snapshot, wrong_type
 from matrix_e2e_keys.keys import Curve25519PublicKey, KeyId
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
@@ -27,7 +35,7 @@ from matrix_e2e_keys.signing.signed_json import SignedJson, new_signed_json, rea
 from matrix_e2e_keys.signing.signers import Signer, add_signature
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
-__all__ = ["OneTimeKey"]
+__all__ = ["OneTimeKey", "read_one_time_key"]
 
 
 @frozen(repr=False)
@@ -61,11 +69,8 @@ class OneTimeKey(metaclass=Sealed):
         Raises:
             RemoteProtocolError: it is malformed. ``path`` points into the value.
         """
-        parsed = key_id if type(key_id) is KeyId else KeyId.parse(key_id)
-        try:
-            return _read(parsed, snapshot(value))
-        except Refusal as refusal:
-            raise refusal.to_error(RemoteProtocolError) from None
+        with raised_as(RemoteProtocolError):
+            return read_one_time_key(key_id, snapshot(value))
 
     @classmethod
     def build(
@@ -88,10 +93,8 @@ class OneTimeKey(metaclass=Sealed):
         obj: JsonObject = {"key": key.to_base64()}
         if fallback:
             obj["fallback"] = True
-        try:
+        with raised_as(LocalProtocolError):
             one_time_key = cls.from_json(key_id, obj)
-        except RemoteProtocolError as error:
-            raise LocalProtocolError(error.reason, error.detail, path=error.path) from None
         if one_time_key.signed is None or one_time_key.key_id.algorithm != SIGNED_CURVE25519:
             raise LocalProtocolError(Reason.INVALID_KEY_ID, f"a signed key is named {SIGNED_CURVE25519}:<name>")
         signed = add_signature(one_time_key.signed, entity=user_id, signer=signer)
@@ -129,7 +132,13 @@ class OneTimeKey(metaclass=Sealed):
 _new: Final = constructor_of(OneTimeKey)
 
 
-def _read(key_id: KeyId, tree: Any) -> OneTimeKey:
+def read_one_time_key(key_id: KeyId | str, tree: Any) -> OneTimeKey:
+    """Read a one-time key from a tree that nobody else changes.
+
+    Raises:
+        Refusal: it is malformed.
+    """
+    key_id = key_id if type(key_id) is KeyId else _read_key_id(key_id)
     signed: SignedJson | None = None
     fallback: Any = False
     place: tuple[str, ...] = ()
@@ -162,3 +171,10 @@ def _read(key_id: KeyId, tree: Any) -> OneTimeKey:
         except RemoteProtocolError as error:
             raise Refusal(error.reason, error.detail, *place) from None
     return _new(key_id, key, fallback, signed, public_key)
+
+
+def _read_key_id(text: object) -> KeyId:
+    try:
+        return KeyId.parse(text)
+    except RemoteProtocolError as error:
+        raise Refusal(error.reason, error.detail) from None

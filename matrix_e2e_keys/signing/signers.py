@@ -20,7 +20,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.algorithms import ED25519
-from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, VerificationError
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, VerificationError, raised_as
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Ed25519PublicKey, Ed25519Signature, KeyId
 from matrix_e2e_keys.signing.signed_json import SignedJson, local_key_id
@@ -235,10 +235,8 @@ def sign_json(obj: object, *, entity: str, signer: Signer) -> JsonObject:
         LocalProtocolError: the object has no canonical encoding, ``signatures`` in it is malformed, or the signer's
             signature does not fit its public key.
     """
-    try:
+    with raised_as(LocalProtocolError):  # what is being signed is the caller's own
         signed = SignedJson.from_json(obj)
-    except E2EKeysError as error:  # what is being signed is the caller's own
-        raise LocalProtocolError(error.reason, error.detail, path=error.path) from None
     return add_signature(signed, entity=entity, signer=signer).to_json()
 
 
