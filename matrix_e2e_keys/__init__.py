@@ -8,7 +8,52 @@ from typing import Final
 from matrix_e2e_keys.algorithms import CURVE25519, ED25519, MEGOLM_V1, OLM_V1, SIGNED_CURVE25519
 from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
 from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
+from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
+    DeviceSigningUploadRequest,
+    DeviceSigningUploadResponse,
+)
+from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
+from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest, KeysClaimResponse
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
+from matrix_e2e_keys.endpoints.client_server.keys_upload import KeysUploadRequest, KeysUploadResponse
+from matrix_e2e_keys.endpoints.client_server.send_to_device import SendToDeviceRequest, SendToDeviceResponse
+from matrix_e2e_keys.endpoints.client_server.signatures_upload import (
+    SignatureFailure,
+    SignaturesUploadRequest,
+    SignaturesUploadResponse,
+)
+from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists, SyncKeys
+from matrix_e2e_keys.endpoints.dialects import (
+    CLIENT_R0,
+    CLIENT_V2_ALPHA,
+    CLIENT_V3,
+    ENDPOINTS,
+    FEDERATION_V1,
+    KEY_V2,
+    Authentication,
+    Dialect,
+    Endpoint,
+    Match,
+    find_endpoint,
+)
+from matrix_e2e_keys.endpoints.federation.edus import (
+    DeviceListUpdate,
+    DirectToDevice,
+    Edu,
+    SigningKeyUpdate,
+    UnknownEdu,
+    read_edu,
+    read_edus,
+)
+from matrix_e2e_keys.endpoints.federation.server_keys import ServerKeysRequest, ServerKeysResponse
+from matrix_e2e_keys.endpoints.federation.user_devices import UserDevice, UserDevicesRequest, UserDevicesResponse
+from matrix_e2e_keys.endpoints.federation.user_keys_claim import UserKeysClaimRequest, UserKeysClaimResponse
+from matrix_e2e_keys.endpoints.federation.user_keys_query import UserKeysQueryRequest, UserKeysQueryResponse
+from matrix_e2e_keys.endpoints.http_values import HttpRequest, HttpResponse
+from matrix_e2e_keys.endpoints.matrix_error import MatrixError
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Request, Response
+from matrix_e2e_keys.endpoints.routing import IncomingRequest, read_request
+from matrix_e2e_keys.endpoints.user_interactive import AuthenticationFlow, UserInteractiveAuth
 from matrix_e2e_keys.errors import (
     E2EKeysError,
     LocalProtocolError,
@@ -34,6 +79,7 @@ from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey, Ed25519S
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
+from matrix_e2e_keys.models.server_keys import OldVerifyKey, ServerKeys, VerifiedServerKeys
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity
 from matrix_e2e_keys.outcome import Notice, Partition, Rejection
 from matrix_e2e_keys.signing.signed_json import SignedJson, verify_json
@@ -57,33 +103,62 @@ from matrix_e2e_keys.signing.verifiers import (
 __version__: Final = "0.1.0"
 
 __all__ = [
+    "CLIENT_R0",
+    "CLIENT_V2_ALPHA",
+    "CLIENT_V3",
     "CURVE25519",
     "ED25519",
+    "ENDPOINTS",
+    "FEDERATION_V1",
+    "KEY_V2",
     "LIBSODIUM",
     "MAX_SAFE_INTEGER",
     "MEGOLM_V1",
     "OLM_V1",
     "SIGNED_CURVE25519",
+    "Authentication",
+    "AuthenticationFlow",
+    "BodyRequest",
     "CachingVerifier",
     "CrossSigningKey",
     "Curve25519PublicKey",
     "DeviceId",
     "DeviceKeys",
+    "DeviceListUpdate",
+    "DeviceLists",
+    "DeviceSigningUploadRequest",
+    "DeviceSigningUploadResponse",
+    "Dialect",
+    "DirectToDevice",
     "E2EKeysError",
     "Ed25519PublicKey",
     "Ed25519SecretKey",
     "Ed25519Signature",
+    "Edu",
+    "Endpoint",
     "ExecutorVerifier",
+    "HttpRequest",
+    "HttpResponse",
+    "IncomingRequest",
     "JsonLimits",
     "JsonObject",
     "JsonValue",
     "KeyId",
+    "KeysChangesRequest",
+    "KeysChangesResponse",
+    "KeysClaimRequest",
+    "KeysClaimResponse",
     "KeysQueryRequest",
     "KeysQueryResponse",
+    "KeysUploadRequest",
+    "KeysUploadResponse",
     "LibsodiumVerifier",
     "LocalProtocolError",
+    "Match",
+    "MatrixError",
     "NaclSigner",
     "Notice",
+    "OldVerifyKey",
     "OneTimeKey",
     "OwnIdentity",
     "Partition",
@@ -91,22 +166,45 @@ __all__ = [
     "Reason",
     "Rejection",
     "RemoteProtocolError",
+    "Request",
+    "Response",
     "RoomId",
+    "SendToDeviceRequest",
+    "SendToDeviceResponse",
+    "ServerKeys",
+    "ServerKeysRequest",
+    "ServerKeysResponse",
     "ServerName",
     "SignatureCheck",
+    "SignatureFailure",
+    "SignaturesUploadRequest",
+    "SignaturesUploadResponse",
     "SignedJson",
     "SignedjsonSigner",
     "Signer",
+    "SigningKeyUpdate",
+    "SyncKeys",
+    "UnknownEdu",
     "UserAnswer",
+    "UserDevice",
+    "UserDevicesRequest",
+    "UserDevicesResponse",
     "UserId",
     "UserIdentity",
+    "UserInteractiveAuth",
+    "UserKeysClaimRequest",
+    "UserKeysClaimResponse",
+    "UserKeysQueryRequest",
+    "UserKeysQueryResponse",
     "VerificationError",
     "VerifiedDevice",
+    "VerifiedServerKeys",
     "Verifier",
     "VodozemacSigner",
     "__version__",
     "check_query",
     "encode_canonical_json",
+    "find_endpoint",
     "is_strict_user_id",
     "is_user_id",
     "parse_device_id",
@@ -114,6 +212,9 @@ __all__ = [
     "parse_room_id",
     "parse_server_name",
     "parse_user_id",
+    "read_edu",
+    "read_edus",
+    "read_request",
     "server_name_of",
     "sign_json",
     "verify_json",

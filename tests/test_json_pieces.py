@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix_e2e_keys import E2EKeysError, JsonLimits, KeysQueryResponse
-from matrix_e2e_keys.endpoints.client_server.keys_query import _read_tree
 from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_pieces import NotPlain, Piece, parse_pieces, pieces_of
 from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, RefusedPlace
@@ -149,6 +148,6 @@ def read_one_way(body: bytes) -> Any:
 
 def read_the_other_way(body: bytes) -> Any:
     try:
-        return repr(_read_tree(parse_frame(body)))
+        return repr(KeysQueryResponse._read_tree(parse_frame(body)))
     except E2EKeysError as error:
         return repr(error)

@@ -27,12 +27,13 @@ from typing import Any, Final, TypeVar
 from attrs import define, field, frozen
 
 from matrix_e2e_keys import unpadded_base64
-from matrix_e2e_keys.endpoints.client_server.keys_query import KeyMap, KeysQueryRequest, KeysQueryResponse
+from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
+from matrix_e2e_keys.endpoints.key_maps import KeyMap
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity, verify_identities
-from matrix_e2e_keys.outcome import Notice, Partition, Rejection
+from matrix_e2e_keys.outcome import Notice, Partition, Rejection, rejected
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 
 __all__ = ["QueryResult", "UserAnswer", "check_query"]
@@ -136,7 +137,7 @@ def check_query(
         if type(own) is not OwnIdentity or own_user_id not in (None, own.user_id):
             raise LocalProtocolError(Reason.INVALID_VALUE, "own must be an OwnIdentity of own_user_id", path="/own")
         own_user_id = own.user_id
-    check = _Check(request=request, response=response, verifier=verifier, own_user_id=own_user_id)
+    check = _Check(asked=request.asked, response=response, verifier=verifier, own_user_id=own_user_id)
     check.find_collisions()
     check.judge_identities(require_prime_order)
     check.judge_devices()
@@ -164,9 +165,9 @@ def check_query(
 
 def _answers(request: KeysQueryRequest, response: KeysQueryResponse) -> dict[str, UserAnswer]:
     if any(rejection.path == "/device_keys" for rejection in response.malformed):
-        return dict.fromkeys(request.device_keys, UserAnswer.MALFORMED)
+        return dict.fromkeys(request.asked, UserAnswer.MALFORMED)
     answers: dict[str, UserAnswer] = {}
-    for user_id in request.device_keys:
+    for user_id in request.asked:
         devices = response.device_keys.get(user_id)
         if devices is None:
             failed = user_id.partition(":")[2] in response.failures
@@ -180,7 +181,7 @@ def _answers(request: KeysQueryRequest, response: KeysQueryResponse) -> dict[str
 
 def _missing(request: KeysQueryRequest, response: KeysQueryResponse) -> dict[str, frozenset[str]]:
     missing: dict[str, frozenset[str]] = {}
-    for user_id, asked in request.device_keys.items():
+    for user_id, asked in request.asked.items():
         devices = response.device_keys.get(user_id, {}) if asked else {}
         if asked and not isinstance(devices, Rejection):
             absent = frozenset(asked).difference(devices)
@@ -193,7 +194,7 @@ def _missing(request: KeysQueryRequest, response: KeysQueryResponse) -> dict[str
 class _Check:
     """One judgment under way."""
 
-    request: KeysQueryRequest
+    asked: Mapping[str, tuple[str, ...]]
     response: KeysQueryResponse
     verifier: Verifier
     own_user_id: str | None
@@ -298,7 +299,7 @@ class _Check:
             if refusal is not None:
                 self._reject_all(user_id, devices, refusal)
                 continue
-            asked = self.request.device_keys[user_id]
+            asked = self.asked[user_id]
             taken = self._cross_signing_bytes(user_id)
             for device_id, device in devices.items():
                 if type(device) is not DeviceKeys:
@@ -331,7 +332,7 @@ class _Check:
 
     def _user_refusal(self, user_id: str) -> Refusal | None:
         """Return what speaks against everything that stands under a user's name."""
-        if user_id not in self.request.device_keys:
+        if user_id not in self.asked:
             return Refusal(Reason.UNREQUESTED, f"nobody asked about {quoted(user_id)}")
         if user_id in self.blocked:
             return Refusal(
@@ -385,19 +386,13 @@ class _Check:
                 for raw in device.keys.raw_keys:
                     yield raw, path
 
-    def _rejection(self, refusal: Refusal, *place: str) -> Rejection:
-        """Return the rejection of the entry at ``place``: map, user id, device id."""
-        entry: Any = getattr(self.response, place[0])
-        for segment in place[1:]:
-            entry = entry[segment]
-        return Rejection(
-            path=json_pointer((*place, *refusal.at)),
-            reason=refusal.reason,
-            detail=refusal.detail,
-            raw=_raw_of(entry),
-            user_id=place[1],
-            device_id=place[2] if len(place) > 2 else None,
-        )
+    def _rejection(self, refusal: Refusal, member: str, user_id: str, device_id: str | None = None) -> Rejection:
+        """Return the rejection of an entry of the answer."""
+        entry: Any = getattr(self.response, member)[user_id]
+        if device_id is None:
+            return rejected(refusal, _raw_of(entry), (member, user_id), user_id=user_id)
+        raw = _raw_of(entry[device_id])
+        return rejected(refusal, raw, (member, user_id, device_id), user_id=user_id, device_id=device_id)
 
 
 def _anything_like_a_key(raw: Any) -> Iterator[bytes | None]:

@@ -47,8 +47,9 @@ class TestRequest:
     def test_unknown_members_are_kept_and_shadow_nothing(self) -> None:
         request = KeysQueryRequest.from_json({"device_keys": {}, "token": "s1"})
         assert request.to_json() == {"device_keys": {}, "token": "s1"}
-        shadowing = KeysQueryRequest(device_keys={"@a:b": ()}, extra={"device_keys": {}, "timeout": 9, "x": 1})
-        assert shadowing.to_json() == {"device_keys": {"@a:b": []}, "x": 1}
+        with pytest.raises(LocalProtocolError) as caught:
+            KeysQueryRequest(device_keys={"@a:b": ()}, extra={"device_keys": {}, "x": 1})
+        assert caught.value.path == "/extra/device_keys"
 
     @pytest.mark.parametrize(
         ("body", "path", "reason"),
@@ -56,7 +57,6 @@ class TestRequest:
             ([], "", Reason.WRONG_TYPE),
             ({}, "/device_keys", Reason.MISSING_MEMBER),
             ({"device_keys": None}, "/device_keys", Reason.WRONG_TYPE),
-            ({"device_keys": {"bob": []}}, "/device_keys/bob", Reason.INVALID_IDENTIFIER),
             ({"device_keys": {"@a:b": None}}, "/device_keys/@a:b", Reason.WRONG_TYPE),
             ({"device_keys": {"@a:b": {"D": True}}}, "/device_keys/@a:b", Reason.WRONG_TYPE),
             ({"device_keys": {"@a:b": "D"}}, "/device_keys/@a:b", Reason.WRONG_TYPE),
@@ -73,7 +73,17 @@ class TestRequest:
         with pytest.raises(RemoteProtocolError) as caught:
             KeysQueryRequest.from_json(body)
         assert (caught.value.path, caught.value.reason) == (path, reason)
-        assert (caught.value.http_status, caught.value.errcode) == (400, "M_BAD_JSON")
+        errcode = "M_INVALID_PARAM" if reason is Reason.INVALID_IDENTIFIER else "M_BAD_JSON"
+        assert (caught.value.http_status, caught.value.errcode) == (400, errcode)
+
+    def test_a_name_that_is_no_user_id_is_set_aside(self) -> None:
+        body = {"device_keys": {"bob": {"anything": 1}, "@a:b": ["D"]}}
+        request = KeysQueryRequest.from_json(body)
+        assert request.asked == {"@a:b": ("D",)}
+        set_aside = request.device_keys["bob"]
+        assert isinstance(set_aside, Rejection)
+        assert (set_aside.path, set_aside.reason) == ("/device_keys/bob", Reason.INVALID_IDENTIFIER)
+        assert request.to_json() == body
 
     def test_bad_bytes(self) -> None:
         with pytest.raises(RemoteProtocolError) as caught:
@@ -150,13 +160,25 @@ class TestResponse:
             device_keys={ALICE.user_id: {"PHONE": ALICE.device("PHONE")}, BOB.user_id: {}},
             master_keys={ALICE.user_id: ALICE.master_key},
             failures={"c.example": {"status": 503}},
-            extra={"device_keys": 1, "org.example": [1]},
+            extra={"org.example": [1]},
         )
         body = built.to_json()
         assert KeysQueryResponse.from_json(body) == KeysQueryResponse.from_bytes(json.dumps(body))
         assert KeysQueryResponse.from_json(body).to_json() == body
         assert body["org.example"] == [1]
         assert body["failures"] == {"c.example": {"status": 503}}
+
+    @pytest.mark.parametrize("entry", [None, {}, "x", 5], ids=repr)
+    def test_only_models_and_rejections_stand_in_one(self, entry: Any) -> None:
+        for members, path in (
+            ({"device_keys": {ALICE.user_id: {"PHONE": entry}}}, "/device_keys/@alice:a.example/PHONE"),
+            ({"master_keys": {ALICE.user_id: entry}}, "/master_keys/@alice:a.example"),
+            ({"extra": {"failures": entry}}, "/extra/failures"),
+            ({"device_keys": {"nobody": {}}}, "/device_keys/nobody"),
+        ):
+            with pytest.raises(LocalProtocolError) as caught:
+                KeysQueryResponse(**members)
+            assert caught.value.path == path
 
     @pytest.mark.parametrize("bad", [5, None, [], "x"], ids=repr)
     def test_only_maps_make_one(self, bad: Any) -> None:

@@ -1,0 +1,140 @@
+"""``POST /_matrix/client/v3/keys/upload``: the keys of one's own device.
+
+Specification: client-server API, "Key management API", "One-time and fallback keys".
+
+Facts:
+
+* A body without members uploads nothing; the answer says how many one-time keys the server holds. Clients ask so.
+* Decoding finds out what each key is, and judges nothing else: not whose device it is, not who signed it. A key that is
+  not well formed is set aside as a :class:`~matrix_e2e_keys.Rejection` in its place; whether the upload is refused for
+  it is a policy of the homeserver. ``null`` is no key and no map either.
+* The draft of 2015 has the device id in the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Self
+
+from attrs import field, frozen
+
+from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Dialect, Endpoint
+from matrix_e2e_keys.endpoints.entries import (
+    malformed_members,
+    read_device,
+    read_member,
+    read_one_time_keys,
+    read_optional,
+    write_entries,
+    write_malformed,
+)
+from matrix_e2e_keys.endpoints.members import counts, device_id, extra_beside, instances, optional, settle
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
+from matrix_e2e_keys.endpoints.one_time_key_maps import OneTimeKeyMap, check_form, one_time_key_map
+from matrix_e2e_keys.json_trees import JsonObject, thaw
+from matrix_e2e_keys.models.device_keys import DeviceKeys
+from matrix_e2e_keys.outcome import Rejection
+
+__all__ = ["KeysUploadRequest", "KeysUploadResponse"]
+
+_KEY_MAPS: Final = ("one_time_keys", "fallback_keys")
+_MEMBERS: Final = ("device_keys", *_KEY_MAPS)
+
+
+@frozen(kw_only=True)
+class KeysUploadRequest(BodyRequest["KeysUploadResponse"]):
+    """What is uploaded.
+
+    Attributes:
+        device_keys: the identity keys of the device, ``None`` to leave them as they are.
+        one_time_keys: key id to one-time key.
+        fallback_keys: key id to fallback key, at most one of each algorithm.
+        device_id: the device in the path of ``v2_alpha``; the newer dialects know it from the access token.
+        extra: members that the specification does not name.
+        malformed: whole maps that are none.
+    """
+
+    endpoint: ClassVar[Endpoint] = ENDPOINTS["keys_upload"]
+
+    device_keys: DeviceKeys | Rejection | None = None
+    one_time_keys: OneTimeKeyMap = field(factory=dict)
+    fallback_keys: OneTimeKeyMap = field(factory=dict)
+    device_id: str | None = None
+    extra: Mapping[str, Any] = field(factory=dict)
+    malformed: tuple[Rejection, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        settle(
+            self,
+            device_keys=optional(instances(DeviceKeys, Rejection)),
+            one_time_keys=one_time_key_map,
+            fallback_keys=one_time_key_map,
+            device_id=optional(device_id),
+            extra=extra_beside(*_MEMBERS),
+            malformed=malformed_members(*_KEY_MAPS),
+        )
+
+    def to_json(self) -> JsonObject:
+        """Return the request body. What is empty is left out."""
+        body: JsonObject = thaw(dict(self.extra))
+        for name in _MEMBERS:
+            entries: Any = getattr(self, name)
+            if entries:
+                body[name] = write_entries(entries)
+        return write_malformed(body, self.malformed)
+
+    def _parameters(self) -> Mapping[str, str | None]:
+        return {"device_id": self.device_id}
+
+    def _check_dialect(self, dialect: Dialect) -> None:
+        check_form(self.one_time_keys, dialect, "one_time_keys")
+
+    @classmethod
+    def _read_tree(cls, tree: Any, parameters: Mapping[str, str]) -> Self:
+        body = object_in(tree, "the request")
+        malformed: list[Rejection] = []
+        return cls(
+            device_keys=read_optional(read_device, body, "device_keys"),
+            one_time_keys=read_member(body, "one_time_keys", read_one_time_keys, malformed),
+            fallback_keys=read_member(body, "fallback_keys", read_one_time_keys, malformed),
+            device_id=parameters.get("device_id"),
+            extra=thaw(others(body, *_MEMBERS)),
+            malformed=tuple(malformed),
+        )
+
+    @classmethod
+    def answer_type(cls) -> type[KeysUploadResponse]:
+        """Return the class of the answers."""
+        return KeysUploadResponse
+
+
+@frozen(kw_only=True)
+class KeysUploadResponse(Response):
+    """What the server holds after the upload.
+
+    Attributes:
+        one_time_key_counts: algorithm to number of unclaimed one-time keys. "If an algorithm is not listed, the count
+            for that algorithm is to be assumed zero."
+        extra: members that the specification does not name.
+    """
+
+    endpoint: ClassVar[Endpoint] = ENDPOINTS["keys_upload"]
+
+    one_time_key_counts: Mapping[str, int]
+    extra: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        settle(self, one_time_key_counts=counts, extra=extra_beside("one_time_key_counts"))
+
+    def to_json(self) -> JsonObject:
+        """Return the response body."""
+        body: JsonObject = thaw(dict(self.extra))
+        body["one_time_key_counts"] = dict(self.one_time_key_counts)
+        return body
+
+    @classmethod
+    def _read_tree(cls, tree: dict[str, Any]) -> Self:
+        return cls(
+            one_time_key_counts=required(tree, "one_time_key_counts"),
+            extra=thaw(others(tree, "one_time_key_counts")),
+        )

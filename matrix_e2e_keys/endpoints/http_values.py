@@ -1,0 +1,258 @@
+"""HTTP requests and answers as values, for any transport to carry.
+
+Specification: client-server API, "API Standards"; RFC 3986 (URIs), RFC 9110 (HTTP).
+
+Facts:
+
+* A path and a query are kept as they stand on the wire, percent-encoded. A parameter is encoded once, when it is put
+  in, and decoded once, when it is taken out, so a ``/`` or ``%`` inside a device id keeps its place. A server must
+  therefore hand over the *raw* path (``raw_path`` in ASGI, ``self.path`` in ``http.server``).
+* Only a parameter is decoded. The fixed parts of a path match as they are written in the specification.
+* The segments ``.`` and ``..`` cannot be sent: percent-encoded or not, HTTP clients and proxies resolve them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
+
+from attrs import field, frozen
+
+from matrix_e2e_keys.canonical_json import encode_tree
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError, json_pointer, quoted
+from matrix_e2e_keys.json_trees import FULL_STACK
+
+__all__ = [
+    "HttpRequest",
+    "HttpResponse",
+    "encode_body",
+    "fill_template",
+    "join_query",
+    "match_template",
+    "parameters_of",
+    "split_query",
+]
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
+
+
+def _text(name: str, value: object) -> str:
+    if type(value) is bytes:
+        return value.decode("latin-1")
+    if type(value) is str:
+        return value
+    raise LocalProtocolError(Reason.WRONG_TYPE, f"the {name} must be str or bytes", path=f"/{name}")
+
+
+def _path(value: str | bytes) -> str:
+    path = _text("path", value)
+    if not path.startswith("/") or "?" in path or "#" in path:
+        raise LocalProtocolError(Reason.INVALID_VALUE, "the path must begin with / and end before the ?", path="/path")
+    return path
+
+
+def _query(value: str | bytes) -> str:
+    return _text("query", value)
+
+
+def _body(value: bytes) -> bytes:
+    if type(value) is not bytes:
+        raise LocalProtocolError(Reason.WRONG_TYPE, f"a body must be bytes, not {type(value).__name__}", path="/body")
+    return value
+
+
+def _method(value: str) -> str:
+    if type(value) is not str or not _TOKEN.fullmatch(value):
+        raise LocalProtocolError(Reason.INVALID_VALUE, f"{quoted(value)} is not an HTTP method", path="/method")
+    return value
+
+
+def _status(value: int) -> int:
+    if type(value) is not int or not 100 <= value <= 599:
+        raise LocalProtocolError(Reason.INVALID_VALUE, "a status is an integer from 100 to 599", path="/status")
+    return value
+
+
+def _headers(value: Mapping[str, str]) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "headers must be a mapping", path="/headers")
+    headers: dict[str, str] = {}
+    for name, text in value.items():
+        if type(name) is not str or type(text) is not str:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "names and values of headers must be str", path="/headers")
+        headers[name.lower()] = text
+    return MappingProxyType(headers)
+
+
+@frozen(kw_only=True)
+class HttpRequest:
+    """A request, without host, authorization and transport.
+
+    Attributes:
+        method: as it stands on the wire, in capitals.
+        path: percent-encoded, without the query; ``bytes`` are taken too.
+        query: percent-encoded, without the ``?``; empty if there is none.
+        body: empty if there is none. It is JSON: send it as ``Content-Type: application/json``.
+    """
+
+    method: str = field(converter=_method)
+    path: str = field(converter=_path)
+    query: str = field(default="", converter=_query)
+    body: bytes = field(default=b"", converter=_body, repr=False)
+
+    @property
+    def target(self) -> str:
+        """Path and query as they stand on the wire, which is also what X-Matrix signs as ``uri``."""
+        return f"{self.path}?{self.query}" if self.query else self.path
+
+    @classmethod
+    def from_target(cls, *, method: str, target: str | bytes, body: bytes = b"") -> HttpRequest:
+        """Take over a request whose path and query are still one.
+
+        Raises:
+            LocalProtocolError: an argument is none.
+        """
+        path, _, query = _text("target", target).partition("?")
+        return cls(method=method, path=path, query=query, body=body)
+
+
+@frozen(kw_only=True)
+class HttpResponse:
+    """An answer.
+
+    Attributes:
+        status: 100 to 599.
+        body: as it came, decompressed.
+        headers: name in lower case to value. Only ``retry-after`` is ever looked at.
+    """
+
+    status: int = field(converter=_status)
+    body: bytes = field(default=b"", converter=_body, repr=False)
+    headers: Mapping[str, str] = field(factory=dict, converter=_headers, repr=False)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Paths and queries
+# --------------------------------------------------------------------------------------------------------------
+
+
+def parameters_of(template: str) -> frozenset[str]:
+    """Return the names of the parameters in a path."""
+    return frozenset(_PARAMETER.findall(template))
+
+
+def fill_template(template: str, parameters: Mapping[str, str | None]) -> str:
+    """Return the path that ``template`` makes with ``parameters``, each of them percent-encoded.
+
+    Raises:
+        LocalProtocolError: a parameter cannot be a segment of a path.
+    """
+    return _PARAMETER.sub(lambda match: _quoted_segment(match[1], parameters[match[1]]), template)
+
+
+def _quoted_segment(name: str, value: str | None) -> str:
+    if value is None:
+        raise LocalProtocolError(Reason.MISSING_PARAMETER, f"{name} must be in the path", path=json_pointer([name]))
+    if value in ("", ".", ".."):
+        raise LocalProtocolError(
+            Reason.INVALID_VALUE, f"{quoted(value)} cannot be a segment of a path", path=json_pointer([name])
+        )
+    return _percent_encoded(name, value)
+
+
+def _percent_encoded(name: str, value: str) -> str:
+    try:
+        return quote(value, safe="")
+    except UnicodeEncodeError:
+        raise LocalProtocolError(
+            Reason.LONE_SURROGATE, "the string holds a lone surrogate", path=json_pointer([name])
+        ) from None
+
+
+def match_template(template: str, path: str) -> dict[str, str] | None:
+    """Return the decoded parameters in ``path``, ``None`` if it is not of the form of ``template``.
+
+    Raises:
+        RemoteProtocolError: it is, but a parameter is not percent-encoded UTF-8.
+    """
+    wanted, segments = template.split("/"), path.split("/")
+    if len(wanted) != len(segments):
+        return None
+    found: list[tuple[str, str]] = []
+    for literal, segment in zip(wanted, segments, strict=True):
+        parameter = _PARAMETER.fullmatch(literal)
+        if parameter is not None and segment:
+            found.append((parameter[1], segment))
+        elif literal != segment:
+            return None
+    return {name: _percent_decoded(name, segment) for name, segment in found}
+
+
+def _percent_decoded(name: str, text: str) -> str:
+    at = json_pointer([name])
+    if not text.isascii() or _BAD_ESCAPE.search(text):
+        raise RemoteProtocolError(Reason.INVALID_ENCODING, f"{name} is not percent-encoded", path=at)
+    try:
+        return unquote_to_bytes(text).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RemoteProtocolError(Reason.INVALID_ENCODING, f"{name} is not UTF-8", path=at) from None
+
+
+def join_query(parameters: Mapping[str, str | None]) -> str:
+    """Return ``parameters`` as a query, those that are ``None`` left out.
+
+    Raises:
+        LocalProtocolError: a value holds a lone surrogate.
+    """
+    pairs = [(name, value) for name, value in parameters.items() if value is not None]
+    return "&".join(f"{name}={_percent_encoded(name, value)}" for name, value in pairs)
+
+
+def split_query(query: str, names: Iterable[str]) -> dict[str, str]:
+    """Return those parameters of a query that are called by ``names``. All others are left alone.
+
+    A ``+`` is a space, as in forms (WHATWG URL, "application/x-www-form-urlencoded").
+
+    Raises:
+        RemoteProtocolError: one of them appears twice or is not percent-encoded UTF-8.
+    """
+    wanted = frozenset(names)
+    found: dict[str, str] = {}
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if name not in wanted:
+            continue
+        if name in found:
+            raise RemoteProtocolError(
+                Reason.REPEATED_PARAMETER, f"{name} appears twice in the query", path=json_pointer([name])
+            )
+        found[name] = _percent_decoded(name, value.replace("+", " "))
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Bodies
+# --------------------------------------------------------------------------------------------------------------
+
+
+def encode_body(value: Any) -> bytes:
+    """Return a JSON body: canonical wherever canonical JSON can represent it.
+
+    What others said (failures, unknown members) may hold fractions and lone surrogates; it is passed on as it is.
+
+    Raises:
+        LocalProtocolError: the stack is too full.
+    """
+    encoded = encode_tree(value)
+    if encoded is not None:
+        return encoded
+    try:
+        return json.dumps(value, separators=(",", ":")).encode()  # in ASCII, so a lone surrogate is an escape
+    except RecursionError:
+        raise LocalProtocolError(Reason.TOO_DEEP, FULL_STACK) from None

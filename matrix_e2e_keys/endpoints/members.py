@@ -1,0 +1,215 @@
+"""Members of requests and answers: what may stand in a field of one, checked and copied when the value is made.
+
+Facts:
+
+* The same checks serve a value that our caller builds and one that is decoded. Each takes what is to stand in a field
+  and its place, and returns what will stand there, or raises :class:`~matrix_e2e_keys.errors.Refusal`. Who is to
+  blame is decided above (:func:`~matrix_e2e_keys.errors.raised_as`).
+* What a field holds cannot be changed by the caller afterwards.
+* Members that the specification does not name are kept in ``extra``, and can never stand for one that it does name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, TypeVar
+
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, quoted, raised_as
+from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
+from matrix_e2e_keys.json_trees import RefusedPlace, refused_places, snapshot, thaw, wrong_type
+
+__all__ = [
+    "Check",
+    "boolean",
+    "count",
+    "counts",
+    "device_id",
+    "extra_beside",
+    "frozen_map",
+    "instances",
+    "integer",
+    "items",
+    "json_object",
+    "map_of",
+    "opaque_string",
+    "optional",
+    "settle",
+    "strings",
+    "user_id",
+    "user_ids",
+]
+
+T = TypeVar("T")
+
+Check: TypeAlias = Callable[..., T]
+"""``check(value, *at)``: what will stand at ``at``, or a refusal."""
+
+_MAX_INTEGER_BITS: Final = 2100  # 630 digits: what every interpreter writes in decimal, however it is set up
+
+
+def settle(message: object, /, **checks: Check[Any]) -> None:
+    """Check the fields of a frozen value that is being made, and put in what the checks return.
+
+    Raises:
+        LocalProtocolError: a field holds what it cannot hold; the path begins with its name.
+    """
+    with raised_as(LocalProtocolError):
+        for name, check in checks.items():
+            object.__setattr__(message, name, check(getattr(message, name), name))
+
+
+def optional(check: Check[T]) -> Check[T | None]:
+    """Return a check that also takes ``None``: the member is not there."""
+    return lambda value, *at: None if value is None else check(value, *at)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Single values
+# --------------------------------------------------------------------------------------------------------------
+
+
+def opaque_string(value: object, *at: str | int) -> str:
+    """Take any string that can be written in UTF-8."""
+    if type(value) is not str:
+        raise wrong_type(f"{at[-1]} must be a string", value, *at)
+    if not value.isascii() and value != printable(value):
+        raise Refusal(Reason.LONE_SURROGATE, "the string holds a lone surrogate", *at)
+    return value
+
+
+def user_id(value: object, *at: str | int) -> str:
+    """Take a user id."""
+    return read_identifier(parse_user_id, value, *at)
+
+
+def device_id(value: object, *at: str | int) -> str:
+    """Take a device id."""
+    return read_identifier(parse_device_id, value, *at)
+
+
+def boolean(value: object, *at: str | int) -> bool:
+    """Take a boolean."""
+    if type(value) is not bool:
+        raise wrong_type(f"{at[-1]} must be a boolean", value, *at)
+    return value
+
+
+def integer(value: object, *at: str | int) -> int:
+    """Take an integer that canonical JSON can represent."""
+    if type(value) is not int:
+        raise wrong_type(f"{at[-1]} must be an integer", value, *at)
+    for place, reason, detail in refused_places(snapshot(value), at):
+        raise Refusal(reason, detail, *place)
+    return value
+
+
+def count(value: object, *at: str | int) -> int:
+    """Take an integer that is not negative: a number of things, or of milliseconds."""
+    number = integer(value, *at)
+    if number < 0:
+        raise Refusal(Reason.INVALID_VALUE, f"{at[-1]} cannot be negative", *at)
+    return number
+
+
+# --------------------------------------------------------------------------------------------------------------
+# JSON that is passed on
+# --------------------------------------------------------------------------------------------------------------
+
+
+def json_object(value: object, *at: str | int) -> Mapping[str, Any]:
+    """Take an object of any JSON values, as a copy. Fractions and lone surrogates in it are passed on."""
+    mapping = frozen_map(value, *at)
+    return MappingProxyType({name: _json_copy(member, *at, name) for name, member in mapping.items()})
+
+
+def _json_copy(value: object, *at: str | int) -> Any:
+    tree = snapshot(value)
+    for place, reason, detail in refused_places(tree, at):
+        if reason in (Reason.NOT_A_JSON_VALUE, Reason.TOO_DEEP):
+            raise Refusal(reason, detail, *place)
+    _check_numbers(tree, at)
+    return thaw(tree)
+
+
+def _check_numbers(tree: Any, at: tuple[str | int, ...]) -> None:
+    if type(tree) is dict:
+        for name, member in tree.items():
+            _check_numbers(member, (*at, name))
+    elif type(tree) is list:
+        for place, item in enumerate(tree):
+            _check_numbers(item, (*at, place))
+    elif type(tree) is RefusedPlace and (
+        type(tree.value) is str or (type(tree.value) is int and tree.value.bit_length() > _MAX_INTEGER_BITS)
+    ):
+        raise Refusal(tree.reason, tree.detail, *at)  # NaN, Infinity, an integer too long to write
+
+
+def extra_beside(*known: str) -> Check[Mapping[str, Any]]:
+    """Return a check for the members that stand beside the ``known`` ones."""
+
+    def check(value: object, *at: str | int) -> Mapping[str, Any]:
+        members = json_object(value, *at)
+        for name in known:
+            if name in members:
+                raise Refusal(
+                    Reason.INVALID_VALUE, f"{quoted(name)} is a member that the specification names", *at, name
+                )
+        return members
+
+    return check
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Several
+# --------------------------------------------------------------------------------------------------------------
+
+
+def strings(value: object, *at: str | int) -> tuple[str, ...]:
+    """Take several strings."""
+    return tuple(opaque_string(item, *at, place) for place, item in enumerate(items(value, *at)))
+
+
+def user_ids(value: object, *at: str | int) -> tuple[str, ...]:
+    """Take several user ids."""
+    return tuple(user_id(item, *at, place) for place, item in enumerate(items(value, *at)))
+
+
+def items(value: object, *at: str | int) -> tuple[Any, ...]:
+    """Take several things, of whatever kind. One string is not several."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise wrong_type(f"{at[-1]} must be an array", value, *at)
+    return tuple(value)
+
+
+def frozen_map(value: object, *at: str | int) -> Mapping[str, Any]:
+    """Take a mapping with names, as a read-only copy."""
+    if not isinstance(value, Mapping):
+        raise wrong_type(f"{at[-1]} must be an object", value, *at)
+    copied = dict(value)
+    for name in copied:
+        if type(name) is not str:
+            raise wrong_type(f"a name in {at[-1]} must be a string", name, *at)
+    return MappingProxyType(copied)
+
+
+def map_of(check: Check[T]) -> Check[Mapping[str, T]]:
+    """Return a check for a mapping whose values pass ``check``."""
+    return lambda value, *at: MappingProxyType(
+        {name: check(member, *at, name) for name, member in frozen_map(value, *at).items()}
+    )
+
+
+counts: Final[Check[Mapping[str, int]]] = map_of(count)
+
+
+def instances(*kinds: type) -> Check[Any]:
+    """Return a check for values of certain types of this library."""
+    names = " or ".join(kind.__name__ for kind in kinds)
+
+    def check(value: object, *at: str | int) -> object:
+        if type(value) not in kinds:
+            raise wrong_type(f"{at[-1]} must be {names}", value, *at)
+        return value
+
+    return check
