@@ -75,3 +75,9 @@ def test_every_reason_is_listed_with_its_check() -> None:
     listed = set(re.findall(r"`([a-z0-9-]+)`", (ROOT / "docs" / "checks.md").read_text()))
     used_elsewhere = {Reason.INVALID_VALUE}  # arguments of our own caller
     assert set(Reason) - used_elsewhere <= listed
+
+
+def test_the_page_of_endpoints_is_made_of_the_table() -> None:
+    script = ROOT / "docs" / "make_endpoint_table.py"
+    made = subprocess.run([sys.executable, "-P", str(script)], capture_output=True, check=True, timeout=60)
+    assert made.stdout.decode() == (ROOT / "docs" / "endpoints.md").read_text()
