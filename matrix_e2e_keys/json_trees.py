@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "FULL_STACK",
     "MAX_SAFE_INTEGER",
+    "WIDEST_LIMITS",
     "JsonLimits",
     "JsonObject",
     "JsonValue",

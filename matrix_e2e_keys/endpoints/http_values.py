@@ -31,6 +31,7 @@ __all__ = [
     "HttpResponse",
     "encode_body",
     "fill_template",
+    "http_status",
     "join_query",
     "match_template",
     "parameters_of",
@@ -73,20 +74,26 @@ def _method(value: str) -> str:
     return value
 
 
+def http_status(value: object, lowest: int) -> int:
+    """Take a status from ``lowest`` to 599; a member of ``http.HTTPStatus`` is one."""
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= 599:
+        raise LocalProtocolError(Reason.INVALID_VALUE, f"a status is an integer from {lowest} to 599", path="/status")
+    return int(value)
+
+
 def _status(value: int) -> int:
-    if type(value) is not int or not 100 <= value <= 599:
-        raise LocalProtocolError(Reason.INVALID_VALUE, "a status is an integer from 100 to 599", path="/status")
-    return value
+    return http_status(value, 100)
 
 
 def _headers(value: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise LocalProtocolError(Reason.WRONG_TYPE, "headers must be a mapping", path="/headers")
     headers: dict[str, str] = {}
-    for name, text in value.items():
-        if type(name) is not str or type(text) is not str:
+    pairs: list[tuple[object, object]] = list(value.items())
+    for name, text in pairs:
+        if not isinstance(name, str) or not isinstance(text, str):
             raise LocalProtocolError(Reason.WRONG_TYPE, "names and values of headers must be str", path="/headers")
-        headers[name.lower()] = text
+        headers[str(name).lower()] = str(text)  # some transports have a str of their own
     return MappingProxyType(headers)
 
 
@@ -247,12 +254,13 @@ def encode_body(value: Any) -> bytes:
     What others said (failures, unknown members) may hold fractions and lone surrogates; it is passed on as it is.
 
     Raises:
-        LocalProtocolError: the stack is too full.
+        LocalProtocolError: the stack is too full, or an integer longer than this interpreter is set up to write.
     """
-    encoded = encode_tree(value)
-    if encoded is not None:
-        return encoded
     try:
-        return json.dumps(value, separators=(",", ":")).encode()  # in ASCII, so a lone surrogate is an escape
+        encoded = encode_tree(value)
+        # In ASCII, a lone surrogate is an escape.
+        return json.dumps(value, separators=(",", ":")).encode() if encoded is None else encoded
     except RecursionError:
         raise LocalProtocolError(Reason.TOO_DEEP, FULL_STACK) from None
+    except ValueError:
+        raise LocalProtocolError(Reason.TOO_MANY_DIGITS, "an integer is too long to be written") from None

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from matrix_e2e_keys.endpoints.http_values import HttpResponse, encode_body
+from matrix_e2e_keys.endpoints.http_values import HttpResponse, encode_body, http_status
 from matrix_e2e_keys.endpoints.members import count, extra_beside, instances, opaque_string, optional
 from matrix_e2e_keys.endpoints.user_interactive import AUTH_MEMBERS, UserInteractiveAuth, read_user_interactive_auth
 from matrix_e2e_keys.errors import (
@@ -67,8 +67,6 @@ class MatrixError(E2EKeysError):
         extra: Mapping[str, Any] | None = None,
         body: bytes = b"",
     ) -> None:
-        if type(status) is not int or not 400 <= status <= 599:
-            raise LocalProtocolError(Reason.INVALID_VALUE, "the status of an error is 400 to 599", path="/status")
         known = _MEMBERS if user_interactive is None else (*_MEMBERS, *AUTH_MEMBERS)
         with raised_as(LocalProtocolError):
             self.errcode = optional(opaque_string)(errcode, "errcode")
@@ -80,9 +78,9 @@ class MatrixError(E2EKeysError):
             self.extra = extra_beside(*known)({} if extra is None else extra, "extra")
         if type(body) is not bytes:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the body of an answer must be bytes", path="/body")
-        self.status = status
+        self.status = http_status(status, 400)
         self.body = body
-        named = " ".join(part for part in (str(status), self.errcode) if part)
+        named = " ".join(part for part in (str(self.status), self.errcode) if part)
         super().__init__(Reason.ANSWERED_WITH_ERROR, f"the answer is {named}: {self.error or 'no text'}")
 
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, quoted, raised_as
 from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
-from matrix_e2e_keys.json_trees import RefusedPlace, refused_places, snapshot, thaw, wrong_type
+from matrix_e2e_keys.json_trees import WIDEST_LIMITS, RefusedPlace, refused_places, snapshot, thaw, wrong_type
 
 __all__ = [
     "Check",
@@ -45,7 +45,7 @@ T = TypeVar("T")
 Check: TypeAlias = Callable[..., T]
 """``check(value, *at)``: what will stand at ``at``, or a refusal."""
 
-_MAX_INTEGER_BITS: Final = 2100  # 630 digits: what every interpreter writes in decimal, however it is set up
+_MAX_INTEGER_BITS: Final = 13300  # 4003 digits: more than any limit lets in
 
 
 def settle(message: object, /, **checks: Check[Any]) -> None:
@@ -124,7 +124,7 @@ def json_object(value: object, *at: str | int) -> Mapping[str, Any]:
 
 
 def _json_copy(value: object, *at: str | int) -> Any:
-    tree = snapshot(value)
+    tree = snapshot(value, limits=WIDEST_LIMITS)
     for place, reason, detail in refused_places(tree, at):
         if reason in (Reason.NOT_A_JSON_VALUE, Reason.TOO_DEEP):
             raise Refusal(reason, detail, *place)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from matrix_e2e_keys.endpoints.entries import or_rejection, read_entry, read_users, user_entries
 from matrix_e2e_keys.endpoints.members import Check, frozen_map, json_object, map_of
 from matrix_e2e_keys.errors import Refusal
-from matrix_e2e_keys.json_trees import refused_places, snapshot, thaw, wrong_type
+from matrix_e2e_keys.json_trees import WIDEST_LIMITS, refused_places, snapshot, thaw, wrong_type
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["ToDeviceMessages", "read_messages", "to_device_messages"]
@@ -19,7 +19,7 @@ ToDeviceMessages: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any] | Reje
 
 def _content(value: object, *at: str | int) -> Mapping[str, Any]:
     """Take a content, which canonical JSON must be able to represent."""
-    for place, reason, detail in refused_places(snapshot(dict(frozen_map(value, *at))), at):
+    for place, reason, detail in refused_places(snapshot(dict(frozen_map(value, *at)), limits=WIDEST_LIMITS), at):
         raise Refusal(reason, detail, *place)
     return json_object(value, *at)
 
