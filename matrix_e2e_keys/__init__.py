@@ -7,6 +7,7 @@ from typing import Final
 
 from matrix_e2e_keys.algorithms import CURVE25519, ED25519, MEGOLM_V1, OLM_V1, SIGNED_CURVE25519
 from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
+from matrix_e2e_keys.client.claim import ClaimResult, check_claim
 from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
@@ -78,7 +79,7 @@ from matrix_e2e_keys.json_trees import MAX_SAFE_INTEGER, JsonLimits, JsonObject,
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey, Ed25519Signature, KeyId
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
-from matrix_e2e_keys.models.one_time_keys import OneTimeKey
+from matrix_e2e_keys.models.one_time_keys import OneTimeKey, VerifiedOneTimeKey
 from matrix_e2e_keys.models.server_keys import OldVerifyKey, ServerKeys, VerifiedServerKeys
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity
 from matrix_e2e_keys.outcome import Notice, Partition, Rejection
@@ -120,6 +121,7 @@ __all__ = [
     "AuthenticationFlow",
     "BodyRequest",
     "CachingVerifier",
+    "ClaimResult",
     "CrossSigningKey",
     "Curve25519PublicKey",
     "DeviceId",
@@ -198,10 +200,12 @@ __all__ = [
     "UserKeysQueryResponse",
     "VerificationError",
     "VerifiedDevice",
+    "VerifiedOneTimeKey",
     "VerifiedServerKeys",
     "Verifier",
     "VodozemacSigner",
     "__version__",
+    "check_claim",
     "check_query",
     "encode_canonical_json",
     "find_endpoint",

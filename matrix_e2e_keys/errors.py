@@ -86,6 +86,7 @@ class Reason(enum.StrEnum):
 
     # An answer judged against its question.
     UNREQUESTED = "unrequested"
+    UNVERIFIED_DEVICE = "unverified-device"
     USER_ID_MISMATCH = "user-id-mismatch"
     DEVICE_ID_MISMATCH = "device-id-mismatch"
     SERVER_NAME_MISMATCH = "server-name-mismatch"

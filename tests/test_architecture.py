@@ -167,6 +167,7 @@ def test_sealed_types() -> None:
         "SignedJson",
         "UserIdentity",
         "VerifiedDevice",
+        "VerifiedOneTimeKey",
         "VerifiedServerKeys",
     }
     for name in sealed:

@@ -13,6 +13,7 @@ Facts:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -31,11 +32,20 @@ from matrix_e2e_keys.json_trees import JsonObject, JsonValue, refused_places, sn
 from matrix_e2e_keys.keys import Curve25519PublicKey, KeyId
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.sealed import Sealed, constructor_of
-from matrix_e2e_keys.signing.signed_json import SignedJson, new_signed_json, read_signed_objects
+from matrix_e2e_keys.signing.signed_json import (
+    SignatureQuestion,
+    SignedJson,
+    ask,
+    new_signed_json,
+    parts_of,
+    read_signed_objects,
+    signature_text,
+    why_not,
+)
 from matrix_e2e_keys.signing.signers import Signer, add_signature
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
-__all__ = ["OneTimeKey", "read_one_time_key"]
+__all__ = ["OneTimeKey", "VerifiedOneTimeKey", "read_one_time_key", "verify_one_time_keys"]
 
 
 @frozen(repr=False)
@@ -104,7 +114,7 @@ class OneTimeKey(metaclass=Sealed):
         """Return the object or the string, as a value the caller may change."""
         return self.key if self.signed is None else self.signed.to_json()
 
-    def verify(self, *, device: VerifiedDevice, verifier: Verifier = LIBSODIUM) -> None:
+    def verify(self, *, device: VerifiedDevice, verifier: Verifier = LIBSODIUM) -> VerifiedOneTimeKey:
         """Check that ``device`` signed this key.
 
         Args:
@@ -112,24 +122,85 @@ class OneTimeKey(metaclass=Sealed):
             verifier: who checks.
 
         Raises:
-            VerificationError: it did not, or the key is a bare string, which nobody can have signed.
+            VerificationError: it did not, or the key is a bare string, which nobody can have signed, or it is of an
+                algorithm this library does not know, or it is also one of the device's own keys.
         """
         if type(device) is not VerifiedDevice:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a one-time key is verified against a VerifiedDevice")
-        if self.signed is None:
-            raise VerificationError(Reason.MISSING_SIGNATURE, "a key that is a bare string has no signature")
-        self.signed.verify(
-            entity=device.user_id,
-            key_id=KeyId(ED25519, device.device_id),
-            key=device.ed25519_key,
-            verifier=verifier,
-        )
+        (verdict,) = verify_one_time_keys([(self, device)], verifier)
+        if isinstance(verdict, Refusal):
+            raise verdict.to_error(VerificationError)
+        return verdict
 
     def __repr__(self) -> str:
         return f"<OneTimeKey {quoted(str(self.key_id))}{' (fallback)' if self.fallback else ''}>"
 
 
 _new: Final = constructor_of(OneTimeKey)
+
+
+@frozen(repr=False)
+class VerifiedOneTimeKey(metaclass=Sealed):
+    """A one-time or fallback key that its device signed. Only a check makes one.
+
+    Attributes:
+        device: the device.
+        one_time_key: the key as it was handed out.
+    """
+
+    device: VerifiedDevice
+    one_time_key: OneTimeKey
+
+    @property
+    def key_id(self) -> KeyId:
+        """The id under which it was handed out. It is not signed."""
+        return self.one_time_key.key_id
+
+    @property
+    def public_key(self) -> Curve25519PublicKey:
+        """The key to make a session with."""
+        return self.one_time_key.public_key  # type: ignore[return-value]  # a verified one has one
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether its device says that it is a fallback key.
+
+        Others are given the same key, so that a first message made with it can be replayed.
+        """
+        return self.one_time_key.fallback
+
+    def __repr__(self) -> str:
+        return f"<VerifiedOneTimeKey of {self.device!r}, {self.one_time_key!r}>"
+
+
+_new_verified: Final = constructor_of(VerifiedOneTimeKey)
+
+
+def verify_one_time_keys(
+    keys: Sequence[tuple[OneTimeKey, VerifiedDevice]], verifier: Verifier
+) -> list[VerifiedOneTimeKey | Refusal]:
+    """Check one-time keys, each against its device."""
+    questions: list[SignatureQuestion] = []
+    for one_time_key, device in keys:
+        parts = None if one_time_key.signed is None else parts_of(one_time_key.signed)
+        text = None if parts is None else signature_text(parts, device.user_id, f"{ED25519}:{device.device_id}")
+        questions.append((b"" if parts is None else parts.canonical, text, device.ed25519_key.raw))
+    verdicts: list[VerifiedOneTimeKey | Refusal] = []
+    for (one_time_key, device), is_good in zip(keys, ask(questions, verifier), strict=True):
+        if one_time_key.signed is None:
+            verdicts.append(Refusal(Reason.MISSING_SIGNATURE, "a key that is a bare string has no signature"))
+        elif one_time_key.public_key is None:
+            algorithm = quoted(one_time_key.key_id.algorithm)
+            detail = f"{algorithm} is not an algorithm this library knows keys of"
+            verdicts.append(Refusal(Reason.UNSUPPORTED_ALGORITHM, detail))
+        elif not is_good:
+            parts = parts_of(one_time_key.signed)
+            verdicts.append(why_not(parts, device.user_id, f"{ED25519}:{device.device_id}"))
+        elif one_time_key.public_key.raw in device.keys.raw_keys:
+            verdicts.append(Refusal(Reason.KEY_REUSED, "the one-time key is also a key of the device itself", "key"))
+        else:
+            verdicts.append(_new_verified(device, one_time_key))
+    return verdicts
 
 
 def read_one_time_key(key_id: KeyId | str, tree: Any) -> OneTimeKey:

@@ -64,7 +64,9 @@ def test_object_form() -> None:
     assert not one_time_key.fallback
     assert one_time_key.to_json() == good(added="x")
     assert repr(one_time_key) == "<OneTimeKey 'signed_curve25519:AAAAAQ'>"
-    assert OneTimeKey.from_json(one_time_key.key_id, good()).verify(device=ALICE.device("PHONE").verify()) is None
+    device = ALICE.device("PHONE").verify()
+    verified = OneTimeKey.from_json(one_time_key.key_id, good()).verify(device=device)
+    assert (verified.device, verified.one_time_key) == (device, OneTimeKey.from_json(SIGNED, good()))
 
 
 def test_bare_string_form() -> None:
