@@ -166,7 +166,8 @@ def _copy(value: Any, numbers: Numbers, room: int, above: set[int]) -> Any:
             return value
         digits = value.bit_length() * 0.30103
         shown = value if digits < 40 else f"of about {digits:.0f} digits"
-        return RefusedPlace(reason=Reason.INTEGER_OUT_OF_RANGE, detail=out_of_range(shown), value=value)
+        nearest = value if digits < _DIGITS_CEILING else f"an integer {shown}"  # no interpreter writes it in decimal
+        return RefusedPlace(reason=Reason.INTEGER_OUT_OF_RANGE, detail=out_of_range(shown), value=nearest)
     if kind is dict or kind is list:
         if room == 0:
             return RefusedPlace(reason=Reason.TOO_DEEP, detail="nested too deeply", value=None)

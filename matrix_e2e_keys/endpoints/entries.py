@@ -17,7 +17,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
-from matrix_e2e_keys.endpoints.members import Check, frozen_map, items
+from matrix_e2e_keys.endpoints.members import Check, frozen_map, items, json_value
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted
 from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
@@ -148,7 +148,7 @@ def read_member(
     return {}
 
 
-def read_users(value: dict[str, Any], read: Callable[..., Any], *at: str) -> dict[str, Any]:
+def read_users(value: dict[str, Any], read: Callable[..., Any], *at: str | int) -> dict[str, Any]:
     """Read a map from user ids, which stands at ``at``, with ``read(tree, user=user_id)``.
 
     One entry costs nothing but itself.
@@ -250,11 +250,19 @@ _NOT_CANONICAL: Final = frozenset(
 )
 
 
-def write_entry(entry: Any) -> Any:
-    """Return an entry as JSON: a model, a rejection, or plain JSON."""
-    if type(entry) is Rejection:
-        return None if entry.reason in _NOT_CANONICAL else thaw(entry.raw)
-    return entry.to_json() if hasattr(entry, "to_json") else thaw(entry)
+def write_entry(entry: Any, *, refused: Any = None) -> Any:
+    """Return an entry as JSON: a model, a rejection, or plain JSON.
+
+    ``refused`` is what to write for a rejection that cannot be written, if ``null`` would be taken for "not there".
+    """
+    if type(entry) is not Rejection:
+        return entry.to_json() if hasattr(entry, "to_json") else thaw(entry)
+    if entry.reason in _NOT_CANONICAL:
+        return refused
+    try:
+        return json_value(entry.raw)
+    except Refusal:  # made by hand
+        return refused
 
 
 def write_entries(entries: Any) -> Any:
@@ -290,19 +298,21 @@ def malformed_members(*names: str, lists: Sequence[str] = ()) -> Callable[..., t
 
     def check(value: object, *at: str | int) -> tuple[Rejection, ...]:
         kept = items(value, *at)
+        paths = [getattr(rejection, "path", None) for rejection in kept]
         for place, rejection in enumerate(kept):
             if type(rejection) is not Rejection:
                 raise wrong_type("what is malformed is named by rejections", rejection, *at, place)
-            _, _, name = rejection.path.partition("/")
-            name, _, index = name.partition("/")
-            if not (name in lists and _INDEX.fullmatch(index) if index else name in names):
+            member = _MEMBER.fullmatch(rejection.path) if type(rejection.path) is str else None
+            whole = member is not None and not member[2] and member[1] in names
+            entry = member is not None and member[2] and member[1] in lists and f"/{member[1]}" not in paths
+            if not (whole or entry):
                 raise Refusal(Reason.INVALID_VALUE, f"{quoted(rejection.path)} is not the path of a member", *at, place)
         return tuple(sorted(kept, key=_index))
 
     return check
 
 
-_INDEX: Final = re.compile(r"[0-9]{1,9}")
+_MEMBER: Final = re.compile(r"/([a-z_]+)(?:/([0-9]{1,9}))?")
 
 
 def _index(rejection: Rejection) -> int:

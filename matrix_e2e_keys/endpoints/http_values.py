@@ -7,6 +7,7 @@ Facts:
 * A path and a query are kept as they stand on the wire, percent-encoded. A parameter is encoded once, when it is put
   in, and decoded once, when it is taken out, so a ``/`` or ``%`` inside a device id keeps its place. A server must
   therefore hand over the *raw* path (``raw_path`` in ASGI, ``self.path`` in ``http.server``).
+* An empty query is no query: the ``?`` of ``/path?`` is lost, and a signature over it will not be found good.
 * Only a parameter is decoded. The fixed parts of a path match as they are written in the specification.
 * The segments ``.`` and ``..`` cannot be sent: percent-encoded or not, HTTP clients and proxies resolve them.
 """
@@ -59,7 +60,10 @@ def _path(value: str | bytes) -> str:
 
 
 def _query(value: str | bytes) -> str:
-    return _text("query", value)
+    query = _text("query", value)
+    if "#" in query:
+        raise LocalProtocolError(Reason.INVALID_VALUE, "the query must end before the #", path="/query")
+    return query
 
 
 def _body(value: bytes) -> bytes:
@@ -76,7 +80,7 @@ def _method(value: str) -> str:
 
 def http_status(value: object, lowest: int) -> int:
     """Take a status from ``lowest`` to 599; a member of ``http.HTTPStatus`` is one."""
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= 599:
+    if not isinstance(value, int) or not lowest <= value <= 599:
         raise LocalProtocolError(Reason.INVALID_VALUE, f"a status is an integer from {lowest} to 599", path="/status")
     return int(value)
 
@@ -232,7 +236,8 @@ def split_query(query: str, names: Iterable[str]) -> dict[str, str]:
     wanted = frozenset(names)
     found: dict[str, str] = {}
     for pair in query.split("&"):
-        name, _, value = pair.partition("=")
+        encoded_name, _, value = pair.partition("=")
+        name = _name(encoded_name)
         if name not in wanted:
             continue
         if name in found:
@@ -241,6 +246,11 @@ def split_query(query: str, names: Iterable[str]) -> dict[str, str]:
             )
         found[name] = _percent_decoded(name, value.replace("+", " "))
     return found
+
+
+def _name(encoded: str) -> str:
+    """Return the name of a parameter, decoded if it can be. Whatever cannot is nobody's name."""
+    return unquote_to_bytes(encoded.replace("+", " ")).decode("utf-8", "replace") if encoded.isascii() else encoded
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -31,11 +31,12 @@ from matrix_e2e_keys.errors import (
     raised_as,
 )
 from matrix_e2e_keys.json_frames import parse_frame
-from matrix_e2e_keys.json_trees import MAX_SAFE_INTEGER, JsonObject, thaw
+from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, MAX_SAFE_INTEGER, JsonLimits, JsonObject, check_limits, thaw
 
 __all__ = ["MatrixError"]
 
 _MEMBERS: Final = ("errcode", "error", "retry_after_ms")
+_UNAUTHORIZED: Final = 401
 _SECONDS: Final = re.compile(r"[0-9]{1,10}")
 
 
@@ -79,32 +80,48 @@ class MatrixError(E2EKeysError):
         if type(body) is not bytes:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the body of an answer must be bytes", path="/body")
         self.status = http_status(status, 400)
+        if user_interactive is not None and self.status != _UNAUTHORIZED:
+            raise LocalProtocolError(
+                Reason.INVALID_VALUE, "authentication is asked for with status 401", path="/status"
+            )
+        if user_interactive is None and self.status == _UNAUTHORIZED and read_user_interactive_auth(dict(self.extra)):
+            raise LocalProtocolError(
+                Reason.INVALID_VALUE, "flows in an answer of status 401 ask for authentication", path="/extra/flows"
+            )
         self.body = body
         named = " ".join(part for part in (str(self.status), self.errcode) if part)
         super().__init__(Reason.ANSWERED_WITH_ERROR, f"the answer is {named}: {self.error or 'no text'}")
 
     @classmethod
-    def from_http(cls, response: HttpResponse) -> MatrixError:
+    def from_http(cls, response: HttpResponse, *, limits: JsonLimits = DEFAULT_LIMITS) -> MatrixError:
         """Read an answer with status 4xx or 5xx. Every such answer can be read.
+
+        Args:
+            response: the answer.
+            limits: depth, size and digits of a body that is looked into. A larger one is kept unread.
 
         Raises:
             LocalProtocolError: the answer has another status.
+            RemoteProtocolError: the stack is too full to read it.
         """
+        check_limits(limits)
         if type(response) is not HttpResponse:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the answer must be an HttpResponse")
-        tree = _body_as_object(response.body)
+        http_status(response.status, 400)
+        tree = _body_as_object(response.body, limits)
         errcode, error, delay = (tree.get(name) for name in _MEMBERS)
-        auth = read_user_interactive_auth(tree) if response.status == 401 else None
+        auth = read_user_interactive_auth(tree) if response.status == _UNAUTHORIZED else None
         known = _MEMBERS if auth is None else (*_MEMBERS, *AUTH_MEMBERS)
-        return cls(
-            status=response.status,
-            errcode=printable(errcode) if type(errcode) is str else None,
-            error=printable(error) if type(error) is str else "",
-            retry_after_ms=_delay(delay, response.headers.get("retry-after", "")),
-            user_interactive=auth,
-            extra={name: member for name, member in tree.items() if name not in known},
-            body=response.body,
-        )
+        with raised_as(RemoteProtocolError):
+            return cls(
+                status=response.status,
+                errcode=printable(errcode) if type(errcode) is str else None,
+                error=printable(error) if type(error) is str else "",
+                retry_after_ms=_delay(delay, response.headers.get("retry-after", "")),
+                user_interactive=auth,
+                extra={name: member for name, member in tree.items() if name not in known},
+                body=response.body,
+            )
 
     @classmethod
     def answering(cls, error: E2EKeysError) -> MatrixError:
@@ -157,18 +174,25 @@ class MatrixError(E2EKeysError):
         return hash((self.status, self.errcode, self.error))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.status, encode_body(self.to_json()), self.body)
+        auth = None if self.user_interactive is None else self.user_interactive.to_json()
+        members = {
+            "status": self.status,
+            "errcode": self.errcode,
+            "error": self.error,
+            "retry_after_ms": self.retry_after_ms,
+            "extra": dict(self.extra),
+            "body": self.body,
+        }
+        return _rebuild, (members, auth)
 
 
-def _rebuild(status: int, encoded: bytes, body: bytes) -> MatrixError:
-    error = MatrixError.from_http(HttpResponse(status=status, body=encoded))
-    error.body = body
-    return error
+def _rebuild(members: dict[str, Any], auth: dict[str, Any] | None) -> MatrixError:
+    return MatrixError(**members, user_interactive=None if auth is None else read_user_interactive_auth(auth))
 
 
-def _body_as_object(body: bytes) -> dict[str, Any]:
+def _body_as_object(body: bytes, limits: JsonLimits) -> dict[str, Any]:
     try:
-        tree = thaw(parse_frame(body))
+        tree = thaw(parse_frame(body, limits=limits))
     except (RemoteProtocolError, LocalProtocolError):
         return {}
     return tree if type(tree) is dict else {}

@@ -11,9 +11,11 @@ Facts:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
+
+from attrs import evolve
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, quoted, raised_as
 from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
@@ -21,7 +23,9 @@ from matrix_e2e_keys.json_trees import WIDEST_LIMITS, RefusedPlace, refused_plac
 
 __all__ = [
     "Check",
+    "JsonView",
     "boolean",
+    "called",
     "count",
     "counts",
     "device_id",
@@ -31,6 +35,7 @@ __all__ = [
     "integer",
     "items",
     "json_object",
+    "json_value",
     "map_of",
     "opaque_string",
     "optional",
@@ -42,21 +47,27 @@ __all__ = [
 
 T = TypeVar("T")
 
+# Less than what can be read at most: what is passed on stands a few levels deep in a message.
+_LIMITS: Final = evolve(WIDEST_LIMITS, max_depth=WIDEST_LIMITS.max_depth - 16)
+
 Check: TypeAlias = Callable[..., T]
 """``check(value, *at)``: what will stand at ``at``, or a refusal."""
-
-_MAX_INTEGER_BITS: Final = 13300  # 4003 digits: more than any limit lets in
 
 
 def settle(message: object, /, **checks: Check[Any]) -> None:
     """Check the fields of a frozen value that is being made, and put in what the checks return.
 
     Raises:
-        LocalProtocolError: a field holds what it cannot hold; the path begins with its name.
+        LocalProtocolError: a field holds what it cannot hold; the path begins with its name on the wire.
     """
     with raised_as(LocalProtocolError):
         for name, check in checks.items():
             object.__setattr__(message, name, check(getattr(message, name), name))
+
+
+def called(wire_name: str, check: Check[T]) -> Check[T]:
+    """Return ``check`` for a field that has another name on the wire, which is the one to name in a refusal."""
+    return lambda value, *at: check(value, wire_name, *at[1:])
 
 
 def optional(check: Check[T]) -> Check[T | None]:
@@ -120,11 +131,41 @@ def count(value: object, *at: str | int) -> int:
 def json_object(value: object, *at: str | int) -> Mapping[str, Any]:
     """Take an object of any JSON values, as a copy. Fractions and lone surrogates in it are passed on."""
     mapping = frozen_map(value, *at)
-    return MappingProxyType({name: _json_copy(member, *at, name) for name, member in mapping.items()})
+    return JsonView({name: json_value(member, *at, name) for name, member in mapping.items()})
 
 
-def _json_copy(value: object, *at: str | int) -> Any:
-    tree = snapshot(value, limits=WIDEST_LIMITS)
+class JsonView(Mapping[str, Any]):
+    """A JSON object that nobody can change: what one takes out of it is a copy."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: dict[str, Any]) -> None:
+        self._members = members
+
+    def __getitem__(self, name: str) -> Any:
+        return thaw(self._members[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __eq__(self, other: object) -> bool:
+        return self._members == (other._members if type(other) is JsonView else other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of every mapping
+
+    def __repr__(self) -> str:
+        return repr(self._members)
+
+
+def json_value(value: object, *at: str | int) -> Any:
+    """Take any JSON value, as a copy."""
+    tree = snapshot(value, limits=_LIMITS)
     for place, reason, detail in refused_places(tree, at):
         if reason in (Reason.NOT_A_JSON_VALUE, Reason.TOO_DEEP):
             raise Refusal(reason, detail, *place)
@@ -139,9 +180,7 @@ def _check_numbers(tree: Any, at: tuple[str | int, ...]) -> None:
     elif type(tree) is list:
         for place, item in enumerate(tree):
             _check_numbers(item, (*at, place))
-    elif type(tree) is RefusedPlace and (
-        type(tree.value) is str or (type(tree.value) is int and tree.value.bit_length() > _MAX_INTEGER_BITS)
-    ):
+    elif type(tree) is RefusedPlace and type(tree.value) is str:
         raise Refusal(tree.reason, tree.detail, *at)  # NaN, Infinity, an integer too long to write
 
 

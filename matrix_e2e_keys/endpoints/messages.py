@@ -26,7 +26,7 @@ from matrix_e2e_keys.endpoints.http_values import (
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, quoted, raised_as
 from matrix_e2e_keys.json_frames import parse_frame
-from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, snapshot, wrong_type
+from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, check_limits, snapshot, wrong_type
 
 __all__ = ["BodyRequest", "Request", "Response", "object_in", "others", "required"]
 
@@ -34,10 +34,14 @@ __all__ = ["BodyRequest", "Request", "Response", "object_in", "others", "require
 Answer = TypeVar("Answer", bound="Response")
 
 
-def _in_dialect(body: JsonObject, dialect: Dialect) -> JsonObject:
-    """Return ``body`` without the members that the dialect lacks, which must be empty."""
-    for name in sorted(dialect.lacks & body.keys()):
-        if body[name]:
+def _in_dialect(body: JsonObject, dialect: Dialect, message: object) -> JsonObject:
+    """Return ``body`` without the members that the dialect lacks, which must be empty.
+
+    A member that nobody knows in such a message is none of them, whatever its name.
+    """
+    malformed = {rejection.path for rejection in getattr(message, "malformed", ())}
+    for name in sorted((dialect.lacks & body.keys()).difference(getattr(message, "extra", ()))):
+        if body[name] != {} or f"/{name}" in malformed:
             raise LocalProtocolError(Reason.NOT_IN_DIALECT, f"{dialect.name} has no {name}", path=f"/{name}")
         del body[name]
     return body
@@ -90,7 +94,7 @@ class Request(Generic[Answer]):
             method=endpoint.method,
             path=fill_template(endpoint.template(spoken), parameters),
             query=join_query({name: parameters[name] for name in endpoint.query}),
-            body=b"" if body is None else encode_body(_in_dialect(body, spoken)),
+            body=b"" if body is None else encode_body(_in_dialect(body, spoken, self)),
         )
 
     @classmethod
@@ -121,6 +125,7 @@ class Request(Generic[Answer]):
         """
         if type(request) is not HttpRequest:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the request must be an HttpRequest")
+        check_limits(limits)
         match = cls.endpoint.match(request)
         if match is None:
             raise RemoteProtocolError(
@@ -135,6 +140,9 @@ class Request(Generic[Answer]):
         Raises:
             RemoteProtocolError: it is malformed.
         """
+        if type(match) is not Match or match.endpoint is not cls.endpoint:
+            raise LocalProtocolError(Reason.WRONG_TYPE, f"a Match of {cls.endpoint.name} is needed", path="/match")
+        check_limits(limits)
         parameters = {**match.parameters, **split_query(request.query, cls.endpoint.query)}
         for name in cls.endpoint.query:
             if name not in parameters:
@@ -203,10 +211,13 @@ class BodyRequest(Request[Answer]):
     @classmethod
     def _check_parameters(cls, parameters: Mapping[str, str]) -> None:
         needed, known = cls.endpoint.parameters
-        for name in needed - parameters.keys():
+        for name in sorted(needed - parameters.keys()):
             raise LocalProtocolError(Reason.MISSING_PARAMETER, f"the parameter {name} is needed", path=f"/{name}")
-        for name in parameters.keys() - known:
+        for name in sorted(parameters.keys() - known):
             raise LocalProtocolError(Reason.INVALID_VALUE, f"there is no parameter {quoted(name)}")
+        for name, value in parameters.items():
+            if type(value) is not str:
+                raise LocalProtocolError(Reason.WRONG_TYPE, f"the parameter {name} must be a string", path=f"/{name}")
 
     def _body(self) -> JsonObject | None:
         return self.to_json()
@@ -254,7 +265,7 @@ class Response:
         spoken = self.endpoint.dialect(dialect)
         with raised_as(LocalProtocolError):
             self._check_dialect(spoken)
-        return HttpResponse(status=200, body=encode_body(_in_dialect(self.to_json(), spoken)))
+        return HttpResponse(status=200, body=encode_body(_in_dialect(self.to_json(), spoken, self)))
 
     @classmethod
     def from_http(cls, response: HttpResponse, *, limits: JsonLimits = DEFAULT_LIMITS) -> Self:
@@ -266,8 +277,9 @@ class Response:
         """
         if type(response) is not HttpResponse:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the answer must be an HttpResponse")
+        check_limits(limits)
         if response.status >= 400:
-            raise MatrixError.from_http(response)
+            raise MatrixError.from_http(response, limits=limits)
         if not 200 <= response.status <= 299:
             raise RemoteProtocolError(Reason.UNEXPECTED_STATUS, f"an answer has no status {response.status}")
         return cls.from_bytes(response.body, limits=limits)

@@ -27,7 +27,7 @@ def _content(value: object, *at: str | int) -> Mapping[str, Any]:
 to_device_messages: Check[ToDeviceMessages] = user_entries(map_of(or_rejection(_content)))
 
 
-def read_messages(tree: dict[str, Any], *at: str) -> dict[str, Any]:
+def read_messages(tree: dict[str, Any], *at: str | int) -> dict[str, Any]:
     """Read what is sent to whom. One malformed entry costs nothing but itself."""
 
     def read_user(devices: Any, user: str) -> dict[str, Any]:

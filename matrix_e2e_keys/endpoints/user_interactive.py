@@ -82,7 +82,7 @@ class UserInteractiveAuth:
             LocalProtocolError: the credentials are not JSON.
         """
         with raised_as(LocalProtocolError):
-            auth: JsonObject = thaw(dict(json_object(credentials or {}, "credentials")))
+            auth: JsonObject = thaw(dict(json_object({} if credentials is None else credentials, "credentials")))
             auth["type"] = opaque_string(stage, "stage")
         if self.session is not None:
             auth["session"] = self.session

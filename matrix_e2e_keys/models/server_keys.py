@@ -57,6 +57,12 @@ class OldVerifyKey:
     key: Ed25519PublicKey
     expired_ts: int
 
+    def __attrs_post_init__(self) -> None:
+        if type(self.key) is not Ed25519PublicKey:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "an old key must be an Ed25519PublicKey", path="/key")
+        if type(self.expired_ts) is not int:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "expired_ts must be an integer", path="/expired_ts")
+
 
 @frozen(eq=False, repr=False)
 class ServerKeys(metaclass=Sealed):
@@ -67,17 +73,25 @@ class ServerKeys(metaclass=Sealed):
     Attributes:
         signed: the document as received.
         server_name: whose keys, according to the document.
-        verify_keys: key id to key. Keys of algorithms this library does not know are left out.
-        old_verify_keys: key id to key that is not used any more.
         valid_until_ts: milliseconds since the epoch until which the list may be used, or less; see
             :meth:`VerifiedServerKeys.usable_until`.
     """
 
     signed: SignedJson
     server_name: ServerName
-    verify_keys: Mapping[str, Ed25519PublicKey]
-    old_verify_keys: Mapping[str, OldVerifyKey]
+    _verify_keys: dict[str, Ed25519PublicKey]
+    _old_verify_keys: dict[str, OldVerifyKey]
     valid_until_ts: int
+
+    @property
+    def verify_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """Key id to key. Keys of algorithms this library does not know are left out."""
+        return MappingProxyType(self._verify_keys)
+
+    @property
+    def old_verify_keys(self) -> Mapping[str, OldVerifyKey]:
+        """Key id to key that is not used any more."""
+        return MappingProxyType(self._old_verify_keys)
 
     @classmethod
     def from_json(cls, obj: object) -> ServerKeys:
@@ -117,9 +131,18 @@ class ServerKeys(metaclass=Sealed):
         keys: dict[str, object] = {}
         for signer in all_signers:
             check_signer(signer)
-            keys[str(signer.key_id)] = {"key": signer.public_key.to_base64()}
+            key_id = str(signer.key_id)
+            if key_id in keys:
+                raise LocalProtocolError(
+                    Reason.INVALID_KEY_ID, f"two signers are called {quoted(key_id)}", path="/signers"
+                )
+            keys[key_id] = {"key": signer.public_key.to_base64()}
+        if not keys:
+            raise LocalProtocolError(Reason.MISSING_KEY, "somebody must sign", path="/signers")
         old: dict[str, object] = {}
-        for key_id, old_key in checked_extra(old_verify_keys).items():
+        if not isinstance(old_verify_keys, Mapping | None):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "the old keys must be a mapping", path="/old_verify_keys")
+        for key_id, old_key in (old_verify_keys or {}).items():
             if type(old_key) is not OldVerifyKey:
                 raise LocalProtocolError(
                     Reason.WRONG_TYPE, "an old key must be an OldVerifyKey", path="/old_verify_keys"
@@ -147,7 +170,7 @@ class ServerKeys(metaclass=Sealed):
         """
         if type(signed) is not SignedJson or signed != self.signed:
             raise LocalProtocolError(Reason.INVALID_VALUE, "signatures can only be exchanged over the same bytes")
-        return _new(signed, self.server_name, self.verify_keys, self.old_verify_keys, self.valid_until_ts)
+        return _new(signed, self.server_name, self._verify_keys, self._old_verify_keys, self.valid_until_ts)
 
     def to_json(self) -> JsonObject:
         """Return the whole document, with everything it came with, as plain values the caller may change."""
@@ -255,7 +278,7 @@ def read_server_keys(tree: Any) -> ServerKeys:
     )
 
 
-def _read_keys(tree: Any, name: str, make: Callable[..., T]) -> Mapping[str, T]:
+def _read_keys(tree: Any, name: str, make: Callable[..., T]) -> dict[str, T]:
     if type(tree) is not dict:
         raise wrong_type(f"{name} must be an object", tree, name)
     keys: dict[str, T] = {}
@@ -274,7 +297,7 @@ def _read_keys(tree: Any, name: str, make: Callable[..., T]) -> Mapping[str, T]:
             except RemoteProtocolError as error:
                 raise Refusal(error.reason, error.detail, name, key_id, "key") from None
             keys[key_id] = make(key, entry, name, key_id)
-    return MappingProxyType(keys)
+    return keys
 
 
 def _old_key(key: Ed25519PublicKey, entry: dict[str, Any], *at: str) -> OldVerifyKey:

@@ -266,6 +266,8 @@ def check_signer(signer: object) -> None:
     """
     if not all(hasattr(signer, name) for name in ("key_id", "public_key", "sign")):
         raise LocalProtocolError(Reason.WRONG_TYPE, f"{type(signer).__name__} is not a Signer", path="/signer")
+    if type(getattr(signer, "public_key", None)) is not Ed25519PublicKey:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "a signer's key must be an Ed25519PublicKey", path="/signer")
 
 
 def _message(message: object) -> bytes:

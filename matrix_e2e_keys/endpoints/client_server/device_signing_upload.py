@@ -21,7 +21,7 @@ from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import read_cross_signing_key, read_optional, write_entry
 from matrix_e2e_keys.endpoints.members import extra_beside, instances, json_object, optional, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others
-from matrix_e2e_keys.json_trees import JsonObject, thaw
+from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.outcome import Rejection
 
@@ -87,7 +87,7 @@ class DeviceSigningUploadRequest(BodyRequest["DeviceSigningUploadResponse"]):
             master_key=read_optional(read_cross_signing_key, body, "master_key"),
             self_signing_key=read_optional(read_cross_signing_key, body, "self_signing_key"),
             user_signing_key=read_optional(read_cross_signing_key, body, "user_signing_key"),
-            auth=thaw(body["auth"]) if "auth" in body else None,
+            auth=_read_auth(body["auth"]) if "auth" in body else None,
             extra=thaw(others(body, *_MEMBERS)),
         )
 
@@ -95,6 +95,13 @@ class DeviceSigningUploadRequest(BodyRequest["DeviceSigningUploadResponse"]):
     def answer_type(cls) -> type[DeviceSigningUploadResponse]:
         """Return the class of the answers."""
         return DeviceSigningUploadResponse
+
+
+def _read_auth(tree: Any) -> dict[str, Any]:
+    if type(tree) is not dict:
+        raise wrong_type("auth must be an object", tree, "auth")
+    auth: dict[str, Any] = thaw(tree)
+    return auth
 
 
 @frozen(kw_only=True)

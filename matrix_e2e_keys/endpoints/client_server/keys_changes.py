@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_user_ids, write_malformed
-from matrix_e2e_keys.endpoints.members import extra_beside, opaque_string, settle, user_ids
+from matrix_e2e_keys.endpoints.members import called, extra_beside, opaque_string, settle, user_ids
 from matrix_e2e_keys.endpoints.messages import Request, Response, others
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
@@ -37,7 +37,7 @@ class KeysChangesRequest(Request["KeysChangesResponse"]):
     to_token: str
 
     def __attrs_post_init__(self) -> None:
-        settle(self, from_token=opaque_string, to_token=opaque_string)
+        settle(self, from_token=called("from", opaque_string), to_token=called("to", opaque_string))
 
     def _parameters(self) -> Mapping[str, str | None]:
         return {"from": self.from_token, "to": self.to_token}

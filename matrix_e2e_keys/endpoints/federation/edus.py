@@ -15,6 +15,7 @@ Deviation: a ``message_id`` of more than 32 characters is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from attrs import field, frozen
@@ -29,6 +30,7 @@ from matrix_e2e_keys.endpoints.entries import (
 )
 from matrix_e2e_keys.endpoints.members import (
     boolean,
+    called,
     device_id,
     extra_beside,
     instances,
@@ -42,7 +44,7 @@ from matrix_e2e_keys.endpoints.members import (
 )
 from matrix_e2e_keys.endpoints.messages import object_in, others, required
 from matrix_e2e_keys.endpoints.to_device_messages import ToDeviceMessages, read_messages, to_device_messages
-from matrix_e2e_keys.errors import Reason, Refusal, RemoteProtocolError, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, raised_as
 from matrix_e2e_keys.json_trees import JsonObject, snapshot, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
@@ -99,7 +101,7 @@ class DeviceListUpdate:
             user_id=user_id,
             device_id=device_id,
             stream_id=integer,
-            prev_ids=_integers,
+            prev_ids=called("prev_id", _integers),
             deleted=boolean,
             device_display_name=optional(opaque_string),
             keys=optional(instances(DeviceKeys, Rejection)),
@@ -117,11 +119,11 @@ class DeviceListUpdate:
         if self.device_display_name is not None:
             content["device_display_name"] = self.device_display_name
         if self.keys is not None:
-            content["keys"] = write_entry(self.keys)
+            content["keys"] = write_entry(self.keys, refused={})
         return _edu(self.edu_type, content, self.beside)
 
     @classmethod
-    def _read(cls, content: dict[str, Any], beside: dict[str, Any]) -> Self:
+    def _read(cls, content: dict[str, Any], beside: dict[str, Any], *at: str | int) -> Self:
         return cls(
             user_id=required(content, "user_id"),
             device_id=required(content, "device_id"),
@@ -129,7 +131,7 @@ class DeviceListUpdate:
             prev_ids=content.get("prev_id", ()),
             deleted=content.get("deleted", False),
             device_display_name=content.get("device_display_name"),
-            keys=read_optional(read_device, content, "keys", "content", null_is_absent=True),
+            keys=read_optional(read_device, content, "keys", *at, null_is_absent=True),
             extra=thaw(others(content, *_UPDATE)),
             beside=beside,
         )
@@ -173,13 +175,13 @@ class SigningKeyUpdate:
         for name in _KEYS:
             key = getattr(self, name)
             if key is not None:
-                content[name] = write_entry(key)
+                content[name] = write_entry(key, refused={})
         return _edu(self.edu_type, content, self.beside)
 
     @classmethod
-    def _read(cls, content: dict[str, Any], beside: dict[str, Any]) -> Self:
+    def _read(cls, content: dict[str, Any], beside: dict[str, Any], *at: str | int) -> Self:
         def key(name: str) -> Any:
-            return read_optional(read_cross_signing_key, content, name, "content", null_is_absent=True)
+            return read_optional(read_cross_signing_key, content, name, *at, null_is_absent=True)
 
         return cls(
             user_id=required(content, "user_id"),
@@ -216,7 +218,7 @@ class DirectToDevice:
         settle(
             self,
             sender=user_id,
-            event_type=opaque_string,
+            event_type=called("type", opaque_string),
             message_id=opaque_string,
             messages=to_device_messages,
             extra=extra_beside(*_DIRECT),
@@ -231,7 +233,7 @@ class DirectToDevice:
         return _edu(self.edu_type, content, self.beside)
 
     @classmethod
-    def _read(cls, content: dict[str, Any], beside: dict[str, Any]) -> Self:
+    def _read(cls, content: dict[str, Any], beside: dict[str, Any], *at: str | int) -> Self:
         messages = required(content, "messages")
         if type(messages) is not dict:
             raise wrong_type("messages must be an object", messages, "messages")
@@ -239,7 +241,7 @@ class DirectToDevice:
             sender=required(content, "sender"),
             event_type=required(content, "type"),
             message_id=required(content, "message_id"),
-            messages=read_messages(messages, "content", "messages"),
+            messages=read_messages(messages, *at, "messages"),
             extra=thaw(others(content, *_DIRECT)),
             beside=beside,
         )
@@ -281,7 +283,8 @@ def _unknown_type(value: object, *at: str | int) -> str:
     return edu_type
 
 
-def _read_edu(tree: Any) -> Edu:
+def _read_edu(tree: Any, *at: str | int) -> Edu:
+    """Read the EDU that stands at ``at``; what is refused is a place inside it."""
     edu = object_in(tree, "an EDU")
     edu_type = opaque_string(required(edu, "edu_type"), "edu_type")
     content = required(edu, "content")
@@ -291,7 +294,12 @@ def _read_edu(tree: Any) -> Edu:
     kind = _KNOWN.get(edu_type)
     if kind is None:
         return UnknownEdu(edu_type=edu_type, content=thaw(content), beside=beside)
-    return kind._read(content, beside)
+    with raised_as(LocalProtocolError, "content"):
+        return kind._read(content, beside, *at, "content")
+
+
+def _read_edu_at(place: int, tree: Any) -> Edu:
+    return _read_edu(tree, "edus", place)
 
 
 def read_edu(obj: object) -> Edu:
@@ -316,4 +324,4 @@ def read_edus(edus: object) -> tuple[Edu | Rejection, ...]:
     tree = snapshot(edus)
     if type(tree) is not list:
         raise wrong_type("edus must be an array", tree, "edus").to_error(RemoteProtocolError)
-    return tuple(read_entry(_read_edu, edu, "edus", place) for place, edu in enumerate(tree))
+    return tuple(read_entry(partial(_read_edu_at, place), edu, "edus", place) for place, edu in enumerate(tree))

@@ -7,7 +7,9 @@ Facts:
 * The ``stream_id`` is matched with the one in ``m.device_list_update``. It belongs to this answer only, which is why a
   server that has lost its place asks here and not at ``user/keys/query``.
 * Names are singular here: ``master_key``, ``self_signing_key``. ``null`` means that there is none.
-* A device may have no keys: it takes no part in encryption.
+
+Deviation: a device without ``keys`` is read and written, though the schema requires them: it takes no part in
+encryption, and is a device all the same.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class UserDevice:
         body: JsonObject = thaw(dict(self.extra))
         body["device_id"] = self.device_id
         if self.keys is not None:
-            body["keys"] = write_entry(self.keys)
+            body["keys"] = write_entry(self.keys, refused={})
         if self.device_display_name is not None:
             body["device_display_name"] = self.device_display_name
         return body
@@ -168,7 +170,7 @@ class UserDevicesResponse(Response):
         for name in _KEYS:
             key = getattr(self, name)
             if key is not None:
-                body[name] = write_entry(key)
+                body[name] = write_entry(key, refused={})
         return write_malformed(body, self.malformed)
 
     @classmethod
