@@ -1,0 +1,197 @@
+"""Finding out which request came in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from matrix_e2e_keys import (
+    CLIENT_R0,
+    CLIENT_V2_ALPHA,
+    CLIENT_V3,
+    FEDERATION_V1,
+    KEY_V2,
+    DeviceSigningUploadRequest,
+    Dialect,
+    HttpRequest,
+    IncomingRequest,
+    JsonLimits,
+    KeysChangesRequest,
+    KeysClaimRequest,
+    KeysQueryRequest,
+    KeysQueryResponse,
+    KeysUploadRequest,
+    MatrixError,
+    Reason,
+    RemoteProtocolError,
+    Request,
+    SendToDeviceRequest,
+    ServerKeysRequest,
+    SignaturesUploadRequest,
+    UserDevicesRequest,
+    UserKeysClaimRequest,
+    UserKeysQueryRequest,
+    read_request,
+)
+
+ROUTES: list[tuple[str, str, bytes, Dialect, Request[Any]]] = [
+    ("POST", "/_matrix/client/v3/keys/upload", b"{}", CLIENT_V3, KeysUploadRequest()),
+    ("POST", "/_matrix/client/r0/keys/upload", b"{}", CLIENT_R0, KeysUploadRequest()),
+    ("POST", "/_matrix/client/v2_alpha/keys/upload/a%2Fb", b"{}", CLIENT_V2_ALPHA, KeysUploadRequest(device_id="a/b")),
+    (
+        "POST",
+        "/_matrix/client/v3/keys/query",
+        b'{"device_keys":{"@a:b":[]}}',
+        CLIENT_V3,
+        KeysQueryRequest(device_keys={"@a:b": ()}),
+    ),
+    ("POST", "/_matrix/client/r0/keys/query", b'{"device_keys":{}}', CLIENT_R0, KeysQueryRequest(device_keys={})),
+    (
+        "POST",
+        "/_matrix/client/v2_alpha/keys/query",
+        b'{"device_keys":{}}',
+        CLIENT_V2_ALPHA,
+        KeysQueryRequest(device_keys={}),
+    ),
+    (
+        "POST",
+        "/_matrix/client/v3/keys/claim",
+        b'{"one_time_keys":{"@a:b":{"D":"x"}}}',
+        CLIENT_V3,
+        KeysClaimRequest(one_time_keys={"@a:b": {"D": "x"}}),
+    ),
+    ("POST", "/_matrix/client/r0/keys/claim", b'{"one_time_keys":{}}', CLIENT_R0, KeysClaimRequest(one_time_keys={})),
+    (
+        "POST",
+        "/_matrix/client/v2_alpha/keys/claim",
+        b'{"one_time_keys":{}}',
+        CLIENT_V2_ALPHA,
+        KeysClaimRequest(one_time_keys={}),
+    ),
+    (
+        "GET",
+        "/_matrix/client/v3/keys/changes?to=b+c&from=a%2B",
+        b"",
+        CLIENT_V3,
+        KeysChangesRequest(from_token="a+", to_token="b c"),
+    ),
+    (
+        "GET",
+        "/_matrix/client/r0/keys/changes?from=&to=b",
+        b"",
+        CLIENT_R0,
+        KeysChangesRequest(from_token="", to_token="b"),
+    ),
+    ("POST", "/_matrix/client/v3/keys/device_signing/upload", b"{}", CLIENT_V3, DeviceSigningUploadRequest()),
+    (
+        "POST",
+        "/_matrix/client/v3/keys/signatures/upload",
+        b"{}",
+        CLIENT_V3,
+        SignaturesUploadRequest(signed_objects={}),
+    ),
+    (
+        "PUT",
+        "/_matrix/client/v3/sendToDevice/m.room%2Fx/%252F",
+        b'{"messages":{}}',
+        CLIENT_V3,
+        SendToDeviceRequest(event_type="m.room/x", txn_id="%2F", messages={}),
+    ),
+    (
+        "PUT",
+        "/_matrix/client/r0/sendToDevice/m/1",
+        b'{"messages":{}}',
+        CLIENT_R0,
+        SendToDeviceRequest(event_type="m", txn_id="1", messages={}),
+    ),
+    (
+        "POST",
+        "/_matrix/federation/v1/user/keys/query",
+        b'{"device_keys":{}}',
+        FEDERATION_V1,
+        UserKeysQueryRequest(device_keys={}),
+    ),
+    (
+        "POST",
+        "/_matrix/federation/v1/user/keys/claim",
+        b'{"one_time_keys":{}}',
+        FEDERATION_V1,
+        UserKeysClaimRequest(one_time_keys={}),
+    ),
+    (
+        "GET",
+        "/_matrix/federation/v1/user/devices/@a:b.example:8448",
+        b"",
+        FEDERATION_V1,
+        UserDevicesRequest(user_id="@a:b.example:8448"),
+    ),
+    ("GET", "/_matrix/key/v2/server", b"", KEY_V2, ServerKeysRequest()),
+]
+"""Every endpoint in every dialect, as it stands on the wire."""
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "dialect", "request_"), ROUTES, ids=[f"{row[0]} {row[1]}" for row in ROUTES]
+)
+def test_every_endpoint_in_every_dialect(
+    method: str, target: str, body: bytes, dialect: Dialect, request_: Request[Any]
+) -> None:
+    received = HttpRequest.from_target(method=method, target=target, body=body)
+    incoming = read_request(received)
+    assert incoming == IncomingRequest(request=request_, dialect=dialect)
+    assert type(incoming.request) is type(request_)
+    assert incoming.dialect is dialect
+    assert type(request_).from_http(received) == request_
+
+
+@pytest.mark.parametrize(("method", "target"), sorted({(row[0], row[1].partition("?")[0]) for row in ROUTES}))
+def test_with_another_method(method: str, target: str) -> None:
+    for other in {"GET", "POST", "PUT", "DELETE"} - {method}:
+        with pytest.raises(RemoteProtocolError) as caught:
+            read_request(HttpRequest(method=other, path=target))
+        assert caught.value.reason is Reason.WRONG_METHOD
+        answer = MatrixError.answering(caught.value)
+        assert (answer.status, answer.errcode) == (405, "M_UNRECOGNIZED")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/_matrix/client/v2_alpha/keys/changes",
+        "/_matrix/client/v2_alpha/keys/upload",
+        "/_matrix/client/r0/keys/device_signing/upload",
+        "/_matrix/client/r0/keys/signatures/upload",
+        "/_matrix/client/v2_alpha/sendToDevice/m/1",
+        "/_matrix/federation/v2/user/keys/query",
+        "/_matrix/federation/v1/keys/query",
+        "/_matrix/client/v3/user/devices/@a:b",
+        "/_matrix/key/v1/server",
+        "/_matrix/client/v3/sync",
+    ],
+)
+def test_there_is_no_such_endpoint(path: str) -> None:
+    for method in ("GET", "POST", "PUT"):
+        with pytest.raises(RemoteProtocolError) as caught:
+            read_request(HttpRequest(method=method, path=path))
+        answer = MatrixError.answering(caught.value)
+        assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
+
+
+def test_limits_are_passed_on() -> None:
+    body = b'{"device_keys":{"@a:b":[[[]]]}}'
+    request = HttpRequest(method="POST", path="/_matrix/client/v3/keys/query", body=body)
+    for limits, reason in (
+        (JsonLimits(max_bytes=len(body) - 1), Reason.TOO_LARGE),
+        (JsonLimits(max_depth=3), Reason.TOO_DEEP),
+        (JsonLimits(), Reason.WRONG_TYPE),
+    ):
+        with pytest.raises(RemoteProtocolError) as caught:
+            read_request(request, limits=limits)
+        assert caught.value.reason is reason
+
+
+def test_the_answer_is_in_the_same_dialect() -> None:
+    request = HttpRequest(method="POST", path="/_matrix/client/v2_alpha/keys/query", body=b'{"device_keys":{}}')
+    incoming = read_request(request)
+    assert KeysQueryResponse().to_http(incoming.dialect).body == b'{"device_keys":{}}'
