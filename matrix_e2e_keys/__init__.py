@@ -46,6 +46,7 @@ from matrix_e2e_keys.endpoints.federation.edus import (
     read_edu,
     read_edus,
 )
+from matrix_e2e_keys.endpoints.federation.send_transaction import SendTransactionRequest, SendTransactionResponse
 from matrix_e2e_keys.endpoints.federation.server_keys import ServerKeysRequest, ServerKeysResponse
 from matrix_e2e_keys.endpoints.federation.user_devices import UserDevice, UserDevicesRequest, UserDevicesResponse
 from matrix_e2e_keys.endpoints.federation.user_keys_claim import UserKeysClaimRequest, UserKeysClaimResponse
@@ -90,6 +91,7 @@ from matrix_e2e_keys.signing.signers import (
     SignedjsonSigner,
     Signer,
     VodozemacSigner,
+    add_signature,
     sign_json,
 )
 from matrix_e2e_keys.signing.verifiers import (
@@ -173,6 +175,8 @@ __all__ = [
     "RoomId",
     "SendToDeviceRequest",
     "SendToDeviceResponse",
+    "SendTransactionRequest",
+    "SendTransactionResponse",
     "ServerKeys",
     "ServerKeysRequest",
     "ServerKeysResponse",
@@ -205,6 +209,7 @@ __all__ = [
     "Verifier",
     "VodozemacSigner",
     "__version__",
+    "add_signature",
     "check_claim",
     "check_query",
     "encode_canonical_json",

@@ -8,11 +8,11 @@ Facts:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from matrix_e2e_keys.endpoints.entries import user_entries, write_entries
-from matrix_e2e_keys.endpoints.members import Check, device_id, items, map_of, opaque_string
+from matrix_e2e_keys.endpoints.members import Check, device_id, frozen_map, items, map_of, opaque_string, strings
 from matrix_e2e_keys.endpoints.messages import required
 from matrix_e2e_keys.errors import Reason, Refusal, quoted
 from matrix_e2e_keys.identifiers import is_user_id
@@ -22,8 +22,10 @@ from matrix_e2e_keys.outcome import Rejection, rejected
 __all__ = [
     "AskedDevices",
     "AskedKeys",
+    "all_of_each",
     "asked_devices",
     "asked_keys",
+    "one_of_each",
     "read_asked",
     "read_timeout",
     "write_asked",
@@ -49,6 +51,26 @@ def _algorithms(value: object, *at: str | int) -> Mapping[str, str]:
 
 asked_devices: Check[AskedDevices] = user_entries(_device_ids)
 asked_keys: Check[AskedKeys] = user_entries(_algorithms)
+
+
+def all_of_each(user_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return what is asked if all devices of some users are asked for.
+
+    Raises:
+        Refusal: there are no several strings.
+    """
+    users = strings(list(user_ids) if isinstance(user_ids, Mapping) else user_ids, "device_keys")
+    return dict.fromkeys(users, ())
+
+
+def one_of_each(device_ids: Mapping[str, Iterable[str]], algorithm: str) -> dict[str, dict[str, str]]:
+    """Return what is to be claimed if one key is claimed of each device.
+
+    Raises:
+        Refusal: a user has no list of device ids.
+    """
+    users = frozen_map(device_ids, "one_time_keys")
+    return {user: dict.fromkeys(strings(of, "one_time_keys", user), algorithm) for user, of in users.items()}
 
 
 def read_asked(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -196,6 +196,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = MappingProxyType(
             _federation("user_keys_query", "POST", "/user/keys/query"),
             _federation("user_keys_claim", "POST", "/user/keys/claim"),
             _federation("user_devices", "GET", "/user/devices/{user_id}"),
+            _federation("send_transaction", "PUT", "/send/{txn_id}"),
             Endpoint(name="server_keys", method="GET", paths={KEY_V2: "/server"}, authentication=Authentication.NONE),
         )
     }

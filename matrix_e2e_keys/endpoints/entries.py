@@ -290,10 +290,14 @@ def write_malformed(body: JsonObject, malformed: Sequence[Rejection]) -> JsonObj
     return body
 
 
-def malformed_members(*names: str, lists: Sequence[str] = ()) -> Callable[..., tuple[Rejection, ...]]:
-    """Return a check for what was malformed: members called ``names``, and entries of those that are ``lists``.
+def malformed_members(
+    message: object, *names: str, lists: Sequence[str] = (), fields: Mapping[str, str] = MappingProxyType({})
+) -> Callable[..., tuple[Rejection, ...]]:
+    """Return a check for what was malformed in ``message``, to be made after all others.
 
-    Those of one list stand in the order of the list, so that each finds its place again.
+    Members called ``names`` may be, which are empty then; and entries of those that are ``lists``. Those of one list
+    stand in the order of the list, so that each finds its place again. ``fields`` tells what a member is called in
+    the message, if not by its name.
     """
 
     def check(value: object, *at: str | int) -> tuple[Rejection, ...]:
@@ -303,7 +307,12 @@ def malformed_members(*names: str, lists: Sequence[str] = ()) -> Callable[..., t
             if type(rejection) is not Rejection:
                 raise wrong_type("what is malformed is named by rejections", rejection, *at, place)
             member = _MEMBER.fullmatch(rejection.path) if type(rejection.path) is str else None
-            whole = member is not None and not member[2] and member[1] in names
+            whole = (
+                member is not None
+                and not member[2]
+                and member[1] in names
+                and not getattr(message, fields.get(member[1], member[1]))
+            )
             entry = member is not None and member[2] and member[1] in lists and f"/{member[1]}" not in paths
             if not (whole or entry):
                 raise Refusal(Reason.INVALID_VALUE, f"{quoted(rejection.path)} is not the path of a member", *at, place)

@@ -124,12 +124,15 @@ class HttpRequest:
 
     @classmethod
     def from_target(cls, *, method: str, target: str | bytes, body: bytes = b"") -> HttpRequest:
-        """Take over a request whose path and query are still one.
+        """Take over a request that was received, whose path and query are still one.
 
         Raises:
-            LocalProtocolError: an argument is none.
+            RemoteProtocolError: the target is no path (404). Servers are asked so for the whole of them, or as proxies.
+            LocalProtocolError: an argument has the wrong type.
         """
         path, _, query = _text("target", target).partition("?")
+        if not path.startswith("/") or "#" in path or "#" in query:
+            raise RemoteProtocolError(Reason.UNRECOGNIZED_ENDPOINT, f"there is no endpoint at {quoted(path)}")
         return cls(method=method, path=path, query=query, body=body)
 
 

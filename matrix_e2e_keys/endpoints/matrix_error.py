@@ -170,6 +170,9 @@ class MatrixError(E2EKeysError):
     def __eq__(self, other: object) -> bool:
         return self._values() == other._values() if type(other) is MatrixError else NotImplemented
 
+    def __repr__(self) -> str:
+        return f"<MatrixError {self.status} {self.errcode}: {self.error!r}>"
+
     def __hash__(self) -> int:
         return hash((self.status, self.errcode, self.error))
 

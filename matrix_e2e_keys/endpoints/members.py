@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from attrs import evolve
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, quoted, raised_as
-from matrix_e2e_keys.identifiers import parse_device_id, parse_user_id, read_identifier
+from matrix_e2e_keys.identifiers import parse_device_id, parse_server_name, parse_user_id, read_identifier
 from matrix_e2e_keys.json_trees import WIDEST_LIMITS, RefusedPlace, refused_places, snapshot, thaw, wrong_type
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
     "map_of",
     "opaque_string",
     "optional",
+    "path_segment",
+    "server_name",
     "settle",
     "strings",
     "user_id",
@@ -89,9 +91,22 @@ def opaque_string(value: object, *at: str | int) -> str:
     return value
 
 
+def path_segment(value: object, *at: str | int) -> str:
+    """Take a string that can be a segment of a path. ``.`` and ``..`` are resolved on the way, encoded or not."""
+    text = opaque_string(value, *at)
+    if text in ("", ".", ".."):
+        raise Refusal(Reason.INVALID_VALUE, f"{quoted(text)} cannot be a segment of a path", *at)
+    return text
+
+
 def user_id(value: object, *at: str | int) -> str:
     """Take a user id."""
     return read_identifier(parse_user_id, value, *at)
+
+
+def server_name(value: object, *at: str | int) -> str:
+    """Take a server name."""
+    return read_identifier(parse_server_name, value, *at)
 
 
 def device_id(value: object, *at: str | int) -> str:

@@ -21,6 +21,7 @@ from matrix_e2e_keys.endpoints.http_values import (
     encode_body,
     fill_template,
     join_query,
+    parameters_of,
     split_query,
 )
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
@@ -89,10 +90,13 @@ class Request(Generic[Answer]):
         spoken = endpoint.dialect(dialect)
         with raised_as(LocalProtocolError):
             self._check_dialect(spoken)
-        body, parameters = self._body(), self._parameters()
+        body, parameters, template = self._body(), self._parameters(), endpoint.template(spoken)
+        for name in parameters.keys() - parameters_of(template) - set(endpoint.query):
+            if parameters[name] is not None:
+                raise LocalProtocolError(Reason.NOT_IN_DIALECT, f"{spoken.name} has no {name}", path=f"/{name}")
         return HttpRequest(
             method=endpoint.method,
-            path=fill_template(endpoint.template(spoken), parameters),
+            path=fill_template(template, parameters),
             query=join_query({name: parameters[name] for name in endpoint.query}),
             body=b"" if body is None else encode_body(_in_dialect(body, spoken, self)),
         )

@@ -76,7 +76,7 @@ class KeysChangesResponse(Response):
             changed=user_ids,
             left=user_ids,
             extra=extra_beside(*_LISTS),
-            malformed=malformed_members(*_LISTS, lists=_LISTS),
+            malformed=malformed_members(self, *_LISTS, lists=_LISTS),
         )
 
     def to_json(self) -> JsonObject:

@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Final, Self
 from attrs import field, frozen
 
 from matrix_e2e_keys.algorithms import SIGNED_CURVE25519
-from matrix_e2e_keys.endpoints.asked import AskedKeys, asked_keys, read_asked, read_timeout, write_asked
+from matrix_e2e_keys.endpoints.asked import AskedKeys, asked_keys, one_of_each, read_asked, read_timeout, write_asked
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Dialect, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
-from matrix_e2e_keys.endpoints.members import count, extra_beside, frozen_map, json_object, optional, settle, strings
+from matrix_e2e_keys.endpoints.members import count, extra_beside, json_object, optional, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, required
 from matrix_e2e_keys.endpoints.one_time_key_maps import ClaimedKeys, check_form, claimed_keys, read_claimed_keys
 from matrix_e2e_keys.errors import LocalProtocolError, raised_as
@@ -73,9 +73,7 @@ class KeysClaimRequest(BodyRequest["KeysClaimResponse"]):
             LocalProtocolError: a user or device id is none, or the timeout is not a number of milliseconds.
         """
         with raised_as(LocalProtocolError):
-            users = frozen_map(device_ids, "one_time_keys")
-            asked = {user: dict.fromkeys(strings(of, "one_time_keys", user), algorithm) for user, of in users.items()}
-        return cls(one_time_keys=asked, timeout=timeout)
+            return cls(one_time_keys=one_of_each(device_ids, algorithm), timeout=timeout)
 
     @property
     def asked(self) -> Mapping[str, Mapping[str, str]]:
@@ -128,7 +126,7 @@ class KeysClaimResponse(Response):
             one_time_keys=claimed_keys,
             failures=json_object,
             extra=extra_beside(*_RESPONSE_MEMBERS),
-            malformed=malformed_members(*_RESPONSE_MEMBERS),
+            malformed=malformed_members(self, *_RESPONSE_MEMBERS),
         )
 
     def to_json(self) -> JsonObject:

@@ -22,11 +22,18 @@ from typing import Any, ClassVar, Final, Self
 
 from attrs import field, frozen
 
-from matrix_e2e_keys.endpoints.asked import AskedDevices, asked_devices, read_asked, read_timeout, write_asked
+from matrix_e2e_keys.endpoints.asked import (
+    AskedDevices,
+    all_of_each,
+    asked_devices,
+    read_asked,
+    read_timeout,
+    write_asked,
+)
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, write_members
 from matrix_e2e_keys.endpoints.key_maps import DeviceMap, KeyMap, device_maps, key_map, read_key_maps
-from matrix_e2e_keys.endpoints.members import count, extra_beside, json_object, optional, settle, strings
+from matrix_e2e_keys.endpoints.members import count, extra_beside, json_object, optional, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others
 from matrix_e2e_keys.errors import LocalProtocolError, RemoteProtocolError, raised_as
 from matrix_e2e_keys.json_pieces import NotPlain, parse_pieces, pieces_of
@@ -67,8 +74,7 @@ class KeysQueryRequest(BodyRequest["KeysQueryResponse"]):
             LocalProtocolError: one of them is not a user id.
         """
         with raised_as(LocalProtocolError):
-            users = strings(list(user_ids) if isinstance(user_ids, Mapping) else user_ids, "device_keys")
-        return cls(device_keys=dict.fromkeys(users, ()), timeout=timeout)
+            return cls(device_keys=all_of_each(user_ids), timeout=timeout)
 
     @classmethod
     def for_devices(cls, device_ids: Mapping[str, Iterable[str]], *, timeout: int | None = None) -> Self:
@@ -139,7 +145,7 @@ class KeysQueryResponse(Response):
             user_signing_keys=key_map,
             failures=json_object,
             extra=extra_beside(*_RESPONSE_MEMBERS),
-            malformed=malformed_members(*_RESPONSE_MEMBERS),
+            malformed=malformed_members(self, *_RESPONSE_MEMBERS),
         )
 
     @classmethod

@@ -13,7 +13,7 @@ Facts:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, Self
 
 from attrs import field, frozen
@@ -28,11 +28,13 @@ from matrix_e2e_keys.endpoints.entries import (
     write_entries,
     write_malformed,
 )
-from matrix_e2e_keys.endpoints.members import counts, device_id, extra_beside, instances, optional, settle
+from matrix_e2e_keys.endpoints.members import counts, device_id, extra_beside, instances, items, optional, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
 from matrix_e2e_keys.endpoints.one_time_key_maps import OneTimeKeyMap, check_form, one_time_key_map
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted, raised_as
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.models.device_keys import DeviceKeys
+from matrix_e2e_keys.models.one_time_keys import OneTimeKey
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["KeysUploadRequest", "KeysUploadResponse"]
@@ -71,8 +73,28 @@ class KeysUploadRequest(BodyRequest["KeysUploadResponse"]):
             fallback_keys=one_time_key_map,
             device_id=optional(device_id),
             extra=extra_beside(*_MEMBERS),
-            malformed=malformed_members(*_KEY_MAPS),
+            malformed=malformed_members(self, *_KEY_MAPS),
         )
+
+    @classmethod
+    def for_keys(
+        cls,
+        *,
+        device_keys: DeviceKeys | None = None,
+        one_time_keys: Iterable[OneTimeKey] = (),
+        fallback_keys: Iterable[OneTimeKey] = (),
+    ) -> Self:
+        """Upload some keys, each under its own id.
+
+        Raises:
+            LocalProtocolError: one of them is no key, or two have one id.
+        """
+        with raised_as(LocalProtocolError):
+            return cls(
+                device_keys=device_keys,
+                one_time_keys=_by_id(one_time_keys, "one_time_keys"),
+                fallback_keys=_by_id(fallback_keys, "fallback_keys"),
+            )
 
     def to_json(self) -> JsonObject:
         """Return the request body. What is empty is left out."""
@@ -106,6 +128,15 @@ class KeysUploadRequest(BodyRequest["KeysUploadResponse"]):
     def answer_type(cls) -> type[KeysUploadResponse]:
         """Return the class of the answers."""
         return KeysUploadResponse
+
+
+def _by_id(keys: Iterable[OneTimeKey], name: str) -> dict[str, OneTimeKey]:
+    by_id: dict[str, OneTimeKey] = {}
+    for place, item in enumerate(items(keys, name)):
+        key: OneTimeKey = instances(OneTimeKey)(item, name, place)
+        if by_id.setdefault(str(key.key_id), key) is not key:
+            raise Refusal(Reason.INVALID_KEY_ID, f"two keys are called {quoted(str(key.key_id))}", name, place)
+    return by_id
 
 
 @frozen(kw_only=True)

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
-from matrix_e2e_keys.endpoints.members import extra_beside, json_object, opaque_string, settle
+from matrix_e2e_keys.endpoints.members import extra_beside, json_object, path_segment, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
 from matrix_e2e_keys.endpoints.to_device_messages import ToDeviceMessages, read_messages, to_device_messages
 from matrix_e2e_keys.json_trees import JsonObject, thaw
@@ -51,11 +51,11 @@ class SendToDeviceRequest(BodyRequest["SendToDeviceResponse"]):
     def __attrs_post_init__(self) -> None:
         settle(
             self,
-            event_type=opaque_string,
-            txn_id=opaque_string,
+            event_type=path_segment,
+            txn_id=path_segment,
             messages=to_device_messages,
             extra=extra_beside(*_MEMBERS),
-            malformed=malformed_members(*_MEMBERS),
+            malformed=malformed_members(self, *_MEMBERS),
         )
 
     def to_json(self) -> JsonObject:

@@ -13,7 +13,7 @@ Facts:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from attrs import field, frozen
@@ -192,8 +192,18 @@ class SignaturesUploadResponse(Response):
             self,
             failures=user_entries(map_of(or_rejection(instances(SignatureFailure)))),
             extra=extra_beside("failures"),
-            malformed=malformed_members("failures"),
+            malformed=malformed_members(self, "failures"),
         )
+
+    @property
+    def failed(self) -> Iterator[tuple[str, str | None, SignatureFailure | Rejection]]:
+        """User id, key and failure, one after the other; the key is ``None`` where all of a user's are meant."""
+        for user, failures in self.failures.items():
+            if isinstance(failures, Rejection):
+                yield user, None, failures
+            else:
+                for name, failure in failures.items():
+                    yield user, name, failure
 
     def to_json(self) -> JsonObject:
         """Return the response body."""

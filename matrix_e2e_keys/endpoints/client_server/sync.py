@@ -34,6 +34,7 @@ from matrix_e2e_keys.endpoints.members import (
 )
 from matrix_e2e_keys.endpoints.messages import object_in, others
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, raised_as
+from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import JsonObject, snapshot, thaw
 from matrix_e2e_keys.outcome import Rejection, rejected
 
@@ -44,6 +45,7 @@ _DEVICE_LISTS: Final = "device_lists"
 _COUNTS: Final = "device_one_time_keys_count"
 _TYPES: Final = "device_unused_fallback_key_types"
 _MEMBERS: Final = (_DEVICE_LISTS, _COUNTS, _TYPES)
+_FIELDS: Final = {_COUNTS: "one_time_key_counts", _TYPES: "unused_fallback_key_types"}
 
 
 @frozen(kw_only=True)
@@ -68,7 +70,7 @@ class DeviceLists:
             changed=user_ids,
             left=user_ids,
             extra=extra_beside(*_LISTS),
-            malformed=malformed_members(*_LISTS, lists=_LISTS),
+            malformed=malformed_members(self, *_LISTS, lists=_LISTS),
         )
 
     def to_json(self) -> JsonObject:
@@ -115,7 +117,7 @@ class SyncKeys:
             device_lists=optional(instances(DeviceLists)),
             one_time_key_counts=optional(counts),
             unused_fallback_key_types=optional(strings),
-            malformed=malformed_members(*_MEMBERS),
+            malformed=malformed_members(self, *_MEMBERS, fields=_FIELDS),
         )
 
     @classmethod
@@ -123,13 +125,14 @@ class SyncKeys:
         """Read the answer to ``GET /_matrix/client/v3/sync``. Other members than those of keys are not looked at.
 
         Args:
-            body: the whole answer, parsed.
+            body: the whole answer, parsed by whatever parser the caller has, or its bytes.
 
         Raises:
             RemoteProtocolError: it is not an object.
         """
+        tree = _parsed(body)
         with raised_as(RemoteProtocolError):
-            members = _members_of(body)
+            members = _members_of(tree)
         members.setdefault(_COUNTS, {})
         return cls._of(members)
 
@@ -138,12 +141,12 @@ class SyncKeys:
         """Read the answer to a sliding sync: what stands at ``/extensions/e2ee``, if anything does.
 
         Args:
-            body: the whole answer, parsed.
+            body: the whole answer, parsed by whatever parser the caller has, or its bytes.
 
         Raises:
             RemoteProtocolError: it, or something on the way, is not an object.
         """
-        place: Any = body
+        place: Any = _parsed(body)
         way: list[str] = []
         for name in ("extensions", "e2ee"):
             with raised_as(RemoteProtocolError, *way):
@@ -194,6 +197,10 @@ class SyncKeys:
         if self.unused_fallback_key_types is not None:
             body[_TYPES] = list(self.unused_fallback_key_types)
         return write_malformed(body, self.malformed)
+
+
+def _parsed(body: object) -> Any:
+    return parse_frame(body) if isinstance(body, bytes | bytearray | str) else body
 
 
 def _members_of(body: object) -> dict[str, Any]:

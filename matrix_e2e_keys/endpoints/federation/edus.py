@@ -50,7 +50,16 @@ from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.outcome import Rejection
 
-__all__ = ["DeviceListUpdate", "DirectToDevice", "Edu", "SigningKeyUpdate", "UnknownEdu", "read_edu", "read_edus"]
+__all__ = [
+    "EDU_TYPES",
+    "DeviceListUpdate",
+    "DirectToDevice",
+    "Edu",
+    "SigningKeyUpdate",
+    "UnknownEdu",
+    "read_edu",
+    "read_edus",
+]
 
 _EDU: Final = ("edu_type", "content")
 _UPDATE: Final = ("user_id", "device_id", "stream_id", "prev_id", "deleted", "device_display_name", "keys")
@@ -270,6 +279,8 @@ class UnknownEdu:
 
 
 Edu: TypeAlias = DeviceListUpdate | SigningKeyUpdate | DirectToDevice | UnknownEdu
+
+EDU_TYPES: Final = (DeviceListUpdate, SigningKeyUpdate, DirectToDevice, UnknownEdu)
 
 _KNOWN: Final[Mapping[str, type[DeviceListUpdate | SigningKeyUpdate | DirectToDevice]]] = {
     kind.edu_type: kind for kind in (DeviceListUpdate, SigningKeyUpdate, DirectToDevice)

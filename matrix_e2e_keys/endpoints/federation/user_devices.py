@@ -159,7 +159,7 @@ class UserDevicesResponse(Response):
             master_key=key,
             self_signing_key=key,
             extra=extra_beside(*_RESPONSE_MEMBERS),
-            malformed=malformed_members("devices"),
+            malformed=malformed_members(self, "devices"),
         )
 
     def to_json(self) -> JsonObject:

@@ -10,17 +10,19 @@ Facts:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, Self
 
 from attrs import field, frozen
 
-from matrix_e2e_keys.endpoints.asked import AskedKeys, asked_keys, read_asked, write_asked
+from matrix_e2e_keys.algorithms import SIGNED_CURVE25519
+from matrix_e2e_keys.endpoints.asked import AskedKeys, asked_keys, one_of_each, read_asked, write_asked
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
 from matrix_e2e_keys.endpoints.members import extra_beside, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, required
 from matrix_e2e_keys.endpoints.one_time_key_maps import ClaimedKeys, claimed_keys, read_claimed_keys
+from matrix_e2e_keys.errors import LocalProtocolError, raised_as
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
 
@@ -45,6 +47,20 @@ class UserKeysClaimRequest(BodyRequest["UserKeysClaimResponse"]):
 
     def __attrs_post_init__(self) -> None:
         settle(self, one_time_keys=asked_keys, extra=extra_beside(*_MEMBERS))
+
+    @classmethod
+    def for_devices(cls, device_ids: Mapping[str, Iterable[str]], *, algorithm: str = SIGNED_CURVE25519) -> Self:
+        """Claim one key of each of some devices.
+
+        Args:
+            device_ids: user id to device ids.
+            algorithm: what kind of key.
+
+        Raises:
+            LocalProtocolError: a user or device id is none.
+        """
+        with raised_as(LocalProtocolError):
+            return cls(one_time_keys=one_of_each(device_ids, algorithm))
 
     @property
     def asked(self) -> Mapping[str, Mapping[str, str]]:
@@ -84,7 +100,12 @@ class UserKeysClaimResponse(Response):
     malformed: tuple[Rejection, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        settle(self, one_time_keys=claimed_keys, extra=extra_beside(*_MEMBERS), malformed=malformed_members(*_MEMBERS))
+        settle(
+            self,
+            one_time_keys=claimed_keys,
+            extra=extra_beside(*_MEMBERS),
+            malformed=malformed_members(self, *_MEMBERS),
+        )
 
     def to_json(self) -> JsonObject:
         """Return the response body. What was malformed stands in it as it was received, or as ``null``."""

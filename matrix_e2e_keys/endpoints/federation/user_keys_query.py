@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Final, Self
 
 from attrs import field, frozen
 
-from matrix_e2e_keys.endpoints.asked import AskedDevices, asked_devices, read_asked, write_asked
+from matrix_e2e_keys.endpoints.asked import AskedDevices, all_of_each, asked_devices, read_asked, write_asked
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, write_members
 from matrix_e2e_keys.endpoints.key_maps import DeviceMap, KeyMap, device_maps, key_map, read_key_maps
 from matrix_e2e_keys.endpoints.members import extra_beside, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, required
+from matrix_e2e_keys.errors import LocalProtocolError, raised_as
 from matrix_e2e_keys.json_pieces import pieces_of
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
@@ -48,6 +49,16 @@ class UserKeysQueryRequest(BodyRequest["UserKeysQueryResponse"]):
 
     def __attrs_post_init__(self) -> None:
         settle(self, device_keys=asked_devices, extra=extra_beside(*_REQUEST_MEMBERS))
+
+    @classmethod
+    def for_users(cls, user_ids: Iterable[str]) -> Self:
+        """Ask for all devices of some users; of a mapping, those whose ids are its names.
+
+        Raises:
+            LocalProtocolError: one of them is not a user id.
+        """
+        with raised_as(LocalProtocolError):
+            return cls(device_keys=all_of_each(user_ids))
 
     @classmethod
     def for_devices(cls, device_ids: Mapping[str, Iterable[str]]) -> Self:
@@ -106,7 +117,7 @@ class UserKeysQueryResponse(Response):
             master_keys=key_map,
             self_signing_keys=key_map,
             extra=extra_beside(*_RESPONSE_MEMBERS),
-            malformed=malformed_members(*_RESPONSE_MEMBERS),
+            malformed=malformed_members(self, *_RESPONSE_MEMBERS),
         )
 
     def to_json(self) -> JsonObject:
