@@ -7,14 +7,30 @@ import json
 import urllib.parse
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from matrix_e2e_keys import (
+    DeviceSigningUploadRequest,
+    DeviceSigningUploadResponse,
+    Dialect,
+    HttpRequest,
+    HttpResponse,
     JsonObject,
+    KeysClaimRequest,
     KeysQueryRequest,
-    KeysQueryResponse,
+    KeysUploadRequest,
+    MatrixError,
+    OneTimeKey,
     OwnIdentity,
     QueryResult,
+    Rejection,
+    Request,
+    Response,
+    SendToDeviceRequest,
+    SendToDeviceResponse,
+    SignaturesUploadRequest,
+    SignaturesUploadResponse,
+    SyncKeys,
     check_query,
     parse_json,
 )
@@ -22,9 +38,28 @@ from matrix_e2e_keys import (
 V3 = "/_matrix/client/v3"
 PASSWORD = "correct horse"  # of users that live for seconds
 
+Answer = TypeVar("Answer", bound=Response)
+
 
 class HttpFailure(Exception):
     """There was no answer."""
+
+
+def exchange(connection: http.client.HTTPConnection, request: HttpRequest, headers: Mapping[str, str]) -> HttpResponse:
+    """Send a request and return the answer. The connection is closed.
+
+    Raises:
+        HttpFailure: there was no answer.
+    """
+    sent = {"Content-Type": "application/json", **headers} if request.body else dict(headers)
+    try:
+        connection.request(request.method, request.target, request.body or None, sent)
+        response = connection.getresponse()
+        return HttpResponse(status=response.status, body=response.read(), headers=dict(response.getheaders()))
+    except (OSError, http.client.HTTPException) as error:
+        raise HttpFailure(f"{request.method} {request.target}: {error!r}") from error
+    finally:
+        connection.close()
 
 
 class Http:
@@ -34,26 +69,28 @@ class Http:
         self._netloc = urllib.parse.urlsplit(base_url).netloc
         self._token = token
 
-    def request(self, method: str, path: str, body: bytes | None = None, *, timeout: float = 30) -> tuple[int, bytes]:
-        """Return status and body of the answer."""
-        headers = {"Content-Type": "application/json"}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
-        connection = http.client.HTTPConnection(self._netloc, timeout=timeout)
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise HttpFailure(f"{method} {path}: {error!r}") from error
-        finally:
-            connection.close()
+    def send(self, request: HttpRequest, *, timeout: float = 30) -> HttpResponse:
+        """Return the answer, whatever it is.
 
-    def post(self, path: str, body: object, *, status: int = 200) -> bytes:
-        """Return the body of the answer, which must have the expected status."""
-        got, answer = self.request("POST", V3 + path, json.dumps(body).encode())
-        assert got == status, f"{path}: {got} {answer!r}"
-        return answer
+        Raises:
+            HttpFailure: there was none.
+        """
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+        return exchange(http.client.HTTPConnection(self._netloc, timeout=timeout), request, headers)
+
+    def post(self, path: str, body: object) -> Any:
+        """Ask for something that has nothing to do with keys; return the answer, which must be a good one."""
+        answer = self.send(HttpRequest(method="POST", path=V3 + path, body=json.dumps(body).encode()))
+        assert answer.status == 200, f"{path}: {answer.status} {answer.body!r}"
+        return parse_json(answer.body)
+
+
+class Sync(NamedTuple):
+    """What an answer to /sync says."""
+
+    next_batch: str
+    keys: SyncKeys
+    to_device: list[JsonObject]
 
 
 class Client:
@@ -75,59 +112,82 @@ class Client:
             "initial_device_display_name": display_name,
             "auth": {"type": "m.login.dummy"},
         }
-        return cls(base_url, json.loads(Http(base_url).post("/register", body)))
+        return cls(base_url, Http(base_url).post("/register", body))
 
     def another_device(self, device_id: str) -> Client:
         """Log the same user in on another device."""
-        body = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": self.user_id},
-            "password": PASSWORD,
-            "device_id": device_id,
-        }
-        return Client(self.base_url, json.loads(Http(self.base_url).post("/login", body)))
+        body = {"type": "m.login.password", **self.credentials(), "device_id": device_id}
+        return Client(self.base_url, Http(self.base_url).post("/login", body))
 
-    def upload(self, **members: object) -> dict[str, int]:
-        """POST /keys/upload; return the counts."""
-        counts: dict[str, int] = json.loads(self.http.post("/keys/upload", members))["one_time_key_counts"]
-        return counts
+    def credentials(self) -> dict[str, object]:
+        """Return what proves who the user is."""
+        return {"identifier": {"type": "m.id.user", "user": self.user_id}, "password": PASSWORD}
 
-    def upload_cross_signing(self, keys: Mapping[str, Any]) -> None:
-        """POST /keys/device_signing/upload, for the first time."""
-        self.http.post("/keys/device_signing/upload", keys)
+    def ask(self, request: Request[Answer], dialect: Dialect | None = None) -> Answer:
+        """Send a request; return what the package reads in the answer.
 
-    def replace_cross_signing(self, keys: Mapping[str, Any]) -> None:
-        """POST /keys/device_signing/upload once more, which takes the password."""
-        path = "/keys/device_signing/upload"
-        session = json.loads(self.http.post(path, keys, status=401))["session"]
-        auth = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": self.user_id},
-            "password": PASSWORD,
-            "session": session,
-        }
-        self.http.post(path, {**keys, "auth": auth})
+        Raises:
+            MatrixError: the server refused.
+        """
+        return request.read_answer(self.http.send(request.to_http(dialect)))
 
-    def upload_signatures(self, signed: Mapping[str, Mapping[str, JsonObject]]) -> None:
-        """POST /keys/signatures/upload; the server must like all of them."""
-        answer = json.loads(self.http.post("/keys/signatures/upload", signed))
-        assert answer == {"failures": {}}, answer
+    def refused(self, request: HttpRequest) -> MatrixError:
+        """Send a request, which the server must refuse; return how it does."""
+        return MatrixError.from_http(self.http.send(request))
 
-    def ask(self, request: KeysQueryRequest) -> bytes:
-        """POST /keys/query; return the answer as it came."""
-        return self.http.post("/keys/query", request.to_json())
+    def upload(self, **members: Any) -> dict[str, int]:
+        """Upload ``device_keys``, ``one_time_keys`` and ``fallback_keys``; return the counts."""
+        return dict(self.ask(KeysUploadRequest(**members)).one_time_key_counts)
+
+    def upload_cross_signing(self, request: DeviceSigningUploadRequest) -> None:
+        """Upload cross-signing keys for the first time, which takes no password."""
+        assert self.ask(request) == DeviceSigningUploadResponse()
+
+    def replace_cross_signing(self, request: DeviceSigningUploadRequest) -> None:
+        """Upload cross-signing keys once more, which takes the password."""
+        question = self.refused(request.to_http()).user_interactive
+        assert question is not None
+        auth = question.auth("m.login.password", self.credentials())
+        assert self.ask(request.with_auth(auth)) == DeviceSigningUploadResponse()
+
+    def upload_signatures(self, request: SignaturesUploadRequest) -> None:
+        """Upload signatures; the server must like all of them."""
+        assert self.ask(request) == SignaturesUploadResponse()
 
     def query(self, request: KeysQueryRequest, *, own: OwnIdentity | None = None) -> QueryResult:
-        """POST /keys/query; return what the package makes of the answer."""
-        return check_query(request, KeysQueryResponse.from_bytes(self.ask(request)), own_user_id=self.user_id, own=own)
+        """Query keys; return what the package makes of the answer."""
+        return check_query(request, self.ask(request), own_user_id=self.user_id, own=own)
 
-    def claim(self, user_id: str, device_id: str) -> dict[str, Any]:
-        """POST /keys/claim for one device; return key id to key, empty if there is none."""
-        asked = {user_id: {device_id: "signed_curve25519"}}
-        answer: Any = parse_json(self.http.post("/keys/claim", {"one_time_keys": asked}))
-        assert answer["failures"] == {}
-        claimed: dict[str, Any] = answer["one_time_keys"].get(user_id, {}).get(device_id, {})
-        return claimed
+    def claim(self, user_id: str, device_id: str) -> Mapping[str, OneTimeKey | Rejection]:
+        """Claim a key of one device; return key id to key, empty if there is none."""
+        answer = self.ask(KeysClaimRequest.for_devices({user_id: [device_id]}))
+        assert answer.failures == {}
+        assert answer.malformed == ()
+        of_user = answer.one_time_keys.get(user_id, {})
+        assert not isinstance(of_user, Rejection)
+        of_device = of_user.get(device_id, {})
+        assert not isinstance(of_device, Rejection)
+        return of_device
+
+    def claim_one(self, user_id: str, device_id: str) -> OneTimeKey:
+        """Claim a key of one device, which must have one left."""
+        (key,) = self.claim(user_id, device_id).values()
+        assert isinstance(key, OneTimeKey)
+        return key
+
+    def send_to_device(self, event_type: str, txn_id: str, messages: Mapping[str, Any]) -> None:
+        """Send messages to devices."""
+        request = SendToDeviceRequest(event_type=event_type, txn_id=txn_id, messages=messages)
+        assert self.ask(request) == SendToDeviceResponse()
+
+    def sync(self, since: Sync | None = None, *, wait: bool = False) -> Sync:
+        """Return what is new, at once; or with ``wait`` as soon as there is something."""
+        query = {"timeout": "10000" if wait else "0", **({} if since is None else {"since": since.next_batch})}
+        request = HttpRequest(method="GET", path=f"{V3}/sync", query=urllib.parse.urlencode(query))
+        answer = self.http.send(request)
+        assert answer.status == 200, answer.body
+        body: Any = parse_json(answer.body)
+        return Sync(body["next_batch"], SyncKeys.from_sync_v2(body), body.get("to_device", {}).get("events", []))
 
 
 MakeClient: TypeAlias = Callable[..., Client]

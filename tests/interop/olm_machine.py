@@ -12,18 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from interop.matrix_http import V3, Client
+from interop.matrix_http import Client
+from matrix_e2e_keys import ENDPOINTS, HttpRequest
 
 ANSWER_SECONDS = 30.0
 
 DRIVER = Path(__file__).with_name("olm_driver.mjs")
 REPOSITORY = Path(__file__).parents[2]
 
-PATHS = {
-    "KeysUpload": "/keys/upload",
-    "KeysQuery": "/keys/query",
-    "KeysClaim": "/keys/claim",
-    "SignatureUpload": "/keys/signatures/upload",
+KINDS = {
+    "KeysUpload": ENDPOINTS["keys_upload"],
+    "KeysQuery": ENDPOINTS["keys_query"],
+    "KeysClaim": ENDPOINTS["keys_claim"],
+    "SignatureUpload": ENDPOINTS["signatures_upload"],
 }
 
 
@@ -141,10 +142,12 @@ class OlmMachine:
 
     def send(self, client: Client, request: OlmRequest) -> None:
         """Send a request, and hand over the answer."""
-        status, answer = client.http.request("POST", V3 + PATHS[request.kind], request.body.encode())
-        assert status == 200, answer
+        endpoint = KINDS[request.kind]
+        body = request.body.encode()
+        answer = client.http.send(HttpRequest(method=endpoint.method, path=endpoint.template(), body=body))
+        assert answer.status == 200, answer.body
         if request.id is not None:
-            self.receive(request, answer)
+            self.receive(request, answer.body)
 
     def flush(self, client: Client) -> None:
         """Send requests until there are none."""

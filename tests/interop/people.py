@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from interop.matrix_http import Client
 from matrix_e2e_keys import (
     CrossSigningKey,
     Curve25519PublicKey,
     DeviceKeys,
+    DeviceSigningUploadRequest,
     Ed25519SecretKey,
     JsonObject,
     OneTimeKey,
+    SignaturesUploadRequest,
     VodozemacSigner,
     sign_json,
 )
@@ -52,9 +55,26 @@ class Person:
         public_key = self.secrets[usage].public_key
         return CrossSigningKey.build(user_id=self.user_id, usage=usage, public_key=public_key, signer=signer)
 
-    def cross_signing_upload(self) -> JsonObject:
-        """Return the body of a /keys/device_signing/upload."""
-        return {f"{usage}_key": self.cross_signing_key(usage).to_json() for usage in USAGES}
+    def cross_signing_upload(self) -> DeviceSigningUploadRequest:
+        """Return the three keys, to be uploaded."""
+        master, self_signing, user_signing = (self.cross_signing_key(usage) for usage in USAGES)
+        return DeviceSigningUploadRequest(
+            master_key=master, self_signing_key=self_signing, user_signing_key=user_signing
+        )
+
+    def cross_signed_device(self) -> DeviceKeys:
+        """Return the device, signed by itself and by the self-signing key."""
+        return DeviceKeys.from_json(self.sign(self.device_keys().to_json(), "self_signing"))
+
+    def signed_device_upload(self) -> SignaturesUploadRequest:
+        """Return the signature of the self-signing key on the device, to be uploaded."""
+        device = self.device_keys().signed.without_signatures().to_json()
+        return SignaturesUploadRequest.for_keys([DeviceKeys.from_json(self.sign(device, "self_signing"))])
+
+    def signed_user_upload(self, master_key: CrossSigningKey) -> SignaturesUploadRequest:
+        """Return the signature of the user-signing key on somebody's master key, to be uploaded."""
+        key = master_key.signed.without_signatures().to_json()
+        return SignaturesUploadRequest.for_keys([CrossSigningKey.from_json(self.sign(key, "user_signing"))])
 
     def sign(self, obj: object, *usages: Usage, device: bool = False) -> JsonObject:
         """Return an object with signatures by the device and by cross-signing keys of this person."""
@@ -88,3 +108,34 @@ class Person:
         }
         self.account.mark_keys_as_published()
         return built
+
+
+# --------------------------------------------------------------------------------------------------------------
+# People with a client
+# --------------------------------------------------------------------------------------------------------------
+
+
+def person_of(client: Client) -> Person:
+    """Return a person with the name of the client's user and device, of whom nothing is uploaded."""
+    return Person(client.user_id, client.device_id)
+
+
+def with_device(client: Client) -> Person:
+    """Return a person whose device is uploaded."""
+    person = person_of(client)
+    client.upload(device_keys=person.device_keys())
+    return person
+
+
+def with_identity(client: Client, *, one_time_keys: int = 0) -> Person:
+    """Return a person whose device is uploaded and cross-signed, and has some one-time keys."""
+    person = with_device(client)
+    client.upload(one_time_keys=person.one_time_keys(one_time_keys))
+    upload_identity(client, person)
+    return person
+
+
+def upload_identity(client: Client, person: Person) -> None:
+    """Upload cross-signing keys for the first time, and cross-sign the device."""
+    client.upload_cross_signing(person.cross_signing_upload())
+    client.upload_signatures(person.signed_device_upload())

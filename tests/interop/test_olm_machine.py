@@ -8,15 +8,15 @@ import pytest
 
 from interop.matrix_http import Client, MakeClient
 from interop.olm_machine import MakeOlmMachine, OlmMachine, OlmRequest
-from interop.people import Person
+from interop.people import with_identity
 from matrix_e2e_keys import (
     CrossSigningKey,
+    DeviceSigningUploadRequest,
     KeysQueryRequest,
-    OneTimeKey,
     OwnIdentity,
     QueryResult,
+    SignaturesUploadRequest,
     VerificationError,
-    sign_json,
 )
 
 pytestmark = pytest.mark.interop
@@ -27,20 +27,9 @@ def machine_of(new_olm_machine: MakeOlmMachine, client: Client) -> OlmMachine:
     machine = new_olm_machine(client.user_id, client.device_id)
     machine.flush(client)
     bootstrap = machine.call("bootstrap")
-    client.upload_cross_signing(json.loads(bootstrap["signing_keys"]))
-    client.upload_signatures(json.loads(bootstrap["signatures"]))
+    client.upload_cross_signing(DeviceSigningUploadRequest.from_bytes(bootstrap["signing_keys"]))
+    client.upload_signatures(SignaturesUploadRequest.from_bytes(bootstrap["signatures"]))
     return machine
-
-
-def person_of(client: Client) -> Person:
-    """Return a person who has uploaded device keys, two one-time keys and cross-signing keys."""
-    person = Person(client.user_id, client.device_id)
-    keys = {key_id: key.to_json() for key_id, key in person.one_time_keys(2).items()}
-    client.upload(device_keys=person.device_keys().to_json(), one_time_keys=keys)
-    client.upload_cross_signing(person.cross_signing_upload())
-    device = person.sign(person.device_keys().signed.without_signatures().to_json(), "self_signing")
-    client.upload_signatures({person.user_id: {person.device_id: device}})
-    return person
 
 
 def query(client: Client, *user_ids: str, own: OwnIdentity | None = None) -> QueryResult:
@@ -81,11 +70,7 @@ def test_we_verify_the_one_time_and_fallback_keys_of_an_olm_machine(
     device = query(ours, theirs.user_id).devices.accepted[theirs.user_id][theirs.device_id]
     count = theirs.upload()["signed_curve25519"]
 
-    keys = [
-        OneTimeKey.from_json(key_id, value)
-        for _ in range(count + 1)
-        for key_id, value in ours.claim(theirs.user_id, theirs.device_id).items()
-    ]
+    keys = [ours.claim_one(theirs.user_id, theirs.device_id) for _ in range(count + 1)]
 
     for key in keys:
         key.verify(device=device)
@@ -96,7 +81,7 @@ def test_an_olm_machine_accepts_our_device_and_our_identity(
     new_client: MakeClient, new_olm_machine: MakeOlmMachine
 ) -> None:
     theirs, ours = new_client(), new_client(display_name="A phone")
-    machine, person = machine_of(new_olm_machine, theirs), person_of(ours)
+    machine, person = machine_of(new_olm_machine, theirs), with_identity(ours, one_time_keys=2)
 
     machine.look_up(theirs, ours.user_id)
 
@@ -117,7 +102,7 @@ def test_an_olm_machine_makes_a_session_with_our_one_time_key(
     new_client: MakeClient, new_olm_machine: MakeOlmMachine
 ) -> None:
     theirs, ours = new_client(), new_client()
-    machine, person = machine_of(new_olm_machine, theirs), person_of(ours)
+    machine, person = machine_of(new_olm_machine, theirs), with_identity(ours, one_time_keys=2)
     machine.look_up(theirs, person.user_id)
 
     claim = machine.call("missing_sessions", users=[person.user_id])
@@ -130,7 +115,7 @@ def test_an_olm_machine_makes_a_session_with_our_one_time_key(
 
 def test_we_see_that_an_olm_machine_verified_our_user(new_client: MakeClient, new_olm_machine: MakeOlmMachine) -> None:
     theirs, ours = new_client(), new_client()
-    machine, person = machine_of(new_olm_machine, theirs), person_of(ours)
+    machine, person = machine_of(new_olm_machine, theirs), with_identity(ours, one_time_keys=2)
     machine.look_up(theirs, person.user_id)
     identity = query(theirs, theirs.user_id).identities.accepted[theirs.user_id]
     master_key = identity.master_key.public_key
@@ -139,7 +124,7 @@ def test_we_see_that_an_olm_machine_verified_our_user(new_client: MakeClient, ne
     with pytest.raises(VerificationError):
         own.verify_user(query(theirs, person.user_id).identities.accepted[person.user_id])
 
-    theirs.upload_signatures(json.loads(machine.call("verify_user", user_id=person.user_id)))
+    theirs.upload_signatures(SignaturesUploadRequest.from_bytes(machine.call("verify_user", user_id=person.user_id)))
 
     result = query(theirs, person.user_id, own=own)
     own.verify_user(result.identities.accepted[person.user_id])
@@ -151,7 +136,7 @@ def test_an_olm_machine_with_our_private_keys_sees_whom_we_verified(
 ) -> None:
     """Another device of our user, which is given the seeds that this library exports."""
     ours, other = new_client(device_id="OURS"), new_client()
-    person, other_person = person_of(ours), person_of(other)
+    person, other_person = with_identity(ours, one_time_keys=2), with_identity(other, one_time_keys=2)
     second = ours.another_device("SECOND")
     machine = new_olm_machine(second.user_id, second.device_id)
     machine.look_up(second, person.user_id)
@@ -160,10 +145,7 @@ def test_an_olm_machine_with_our_private_keys_sees_whom_we_verified(
     machine.look_up(second, other.user_id)
     assert not machine.call("identity", user_id=other.user_id)["verified"]
 
-    master_key = other_person.cross_signing_key("master")
-    signer = person.secrets["user_signing"].cross_signer()
-    signed = sign_json(master_key.signed.without_signatures().to_json(), entity=person.user_id, signer=signer)
-    ours.upload_signatures({other.user_id: {master_key.key_id.name: signed}})
+    ours.upload_signatures(person.signed_user_upload(other_person.cross_signing_key("master")))
 
     look_again = new_olm_machine(second.user_id, second.device_id)
     look_again.call("track", users=[person.user_id, other.user_id])

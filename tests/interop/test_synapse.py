@@ -7,9 +7,10 @@ import socket
 import pytest
 
 from interop.matrix_http import Client, MakeClient
-from interop.people import USAGES, Person
+from interop.people import USAGES, Person, person_of, with_identity
 from interop.synapse_server import SynapseServer
 from matrix_e2e_keys import (
+    DeviceKeys,
     Ed25519SecretKey,
     KeysQueryRequest,
     KeysQueryResponse,
@@ -22,26 +23,9 @@ from matrix_e2e_keys import (
     VerificationError,
     VerifiedDevice,
     parse_json,
-    sign_json,
 )
 
 pytestmark = pytest.mark.interop
-
-
-def person_of(client: Client) -> Person:
-    return Person(client.user_id, client.device_id)
-
-
-def upload_all(client: Client, person: Person) -> None:
-    """Upload device keys and cross-signing keys, and cross-sign the device."""
-    client.upload(device_keys=person.device_keys().to_json())
-    client.upload_cross_signing(person.cross_signing_upload())
-    upload_cross_signature(client, person)
-
-
-def upload_cross_signature(client: Client, person: Person) -> None:
-    device = person.sign(person.device_keys().signed.without_signatures().to_json(), "self_signing")
-    client.upload_signatures({person.user_id: {person.device_id: device}})
 
 
 def device_in(result: QueryResult, client: Client) -> VerifiedDevice:
@@ -52,7 +36,7 @@ def test_a_device_is_accepted_as_it_was_uploaded(new_client: MakeClient) -> None
     client = new_client(display_name="A phone")
     person = person_of(client)
     device_keys = person.device_keys()
-    client.upload(device_keys=device_keys.to_json())
+    client.upload(device_keys=device_keys)
 
     result = client.query(KeysQueryRequest.for_users([client.user_id]))
 
@@ -74,7 +58,7 @@ def test_a_device_is_accepted_as_it_was_uploaded(new_client: MakeClient) -> None
 def test_the_display_name_is_in_the_untrusted_accessor_and_nowhere_else(new_client: MakeClient) -> None:
     client = new_client(display_name="A phone")
     person = person_of(client)
-    client.upload(device_keys=person.device_keys().to_json())
+    client.upload(device_keys=person.device_keys())
 
     keys = device_in(client.query(KeysQueryRequest.for_users([client.user_id])), client).keys
 
@@ -86,8 +70,7 @@ def test_the_display_name_is_in_the_untrusted_accessor_and_nowhere_else(new_clie
 
 def test_an_identity_is_accepted_and_its_device_is_cross_signed(new_client: MakeClient) -> None:
     client, observer = new_client(), new_client()
-    person = person_of(client)
-    upload_all(client, person)
+    person = with_identity(client)
 
     own_view = client.query(KeysQueryRequest.for_users([client.user_id]))
     other_view = observer.query(KeysQueryRequest.for_users([client.user_id]))
@@ -107,9 +90,8 @@ def test_an_identity_is_accepted_and_its_device_is_cross_signed(new_client: Make
 def test_only_the_devices_that_the_owner_signed_are_cross_signed(new_client: MakeClient) -> None:
     first = new_client(device_id="FIRST")
     second = first.another_device("SECOND")
-    person = person_of(first)
-    upload_all(first, person)
-    second.upload(device_keys=person_of(second).device_keys().to_json())
+    with_identity(first)
+    second.upload(device_keys=person_of(second).device_keys())
 
     result = first.query(KeysQueryRequest.for_users([first.user_id]))
 
@@ -119,9 +101,7 @@ def test_only_the_devices_that_the_owner_signed_are_cross_signed(new_client: Mak
 
 def test_a_user_is_verified_once_our_user_signing_key_signed_his_master_key(new_client: MakeClient) -> None:
     alice, bob = new_client(), new_client()
-    alice_keys, bob_keys = person_of(alice), person_of(bob)
-    upload_all(alice, alice_keys)
-    upload_all(bob, bob_keys)
+    alice_keys, bob_keys = with_identity(alice), with_identity(bob)
     both = KeysQueryRequest.for_users([alice.user_id, bob.user_id])
 
     own = own_identity(alice, alice_keys)
@@ -132,10 +112,7 @@ def test_a_user_is_verified_once_our_user_signing_key_signed_his_master_key(new_
     assert missing.value.reason is Reason.MISSING_SIGNATURE
     assert bob.user_id not in before.verified_users
 
-    master_key = bobs_identity.master_key
-    signer = alice_keys.secrets["user_signing"].cross_signer()
-    signed = sign_json(master_key.signed.without_signatures().to_json(), entity=alice.user_id, signer=signer)
-    alice.upload_signatures({bob.user_id: {master_key.key_id.name: signed}})
+    alice.upload_signatures(alice_keys.signed_user_upload(bobs_identity.master_key))
 
     after = alice.query(both, own=own)
     own.verify_user(after.identities.accepted[bob.user_id])
@@ -157,9 +134,8 @@ def own_identity(client: Client, person: Person) -> OwnIdentity:
 
 def test_a_replaced_identity_is_another_one_and_has_nobodys_signature(new_client: MakeClient) -> None:
     client = new_client()
-    before, after = person_of(client), person_of(client)
+    before, after = with_identity(client), person_of(client)
     after.account, after.signer = before.account, before.signer  # the device stays
-    upload_all(client, before)
     client.replace_cross_signing(after.cross_signing_upload())
     request = KeysQueryRequest.for_users([client.user_id])
 
@@ -171,7 +147,7 @@ def test_a_replaced_identity_is_another_one_and_has_nobodys_signature(new_client
     assert other.value.reason is Reason.KEY_ID_NOT_KEY
     assert not device_in(replaced, client).is_cross_signed
 
-    upload_cross_signature(client, after)
+    client.upload_signatures(after.signed_device_upload())
     signed_again = client.query(request)
     assert device_in(signed_again, client).cross_signed_by == after.secrets["self_signing"].public_key
 
@@ -180,19 +156,14 @@ def test_one_time_keys_can_be_claimed_and_verified_until_only_the_fallback_key_i
     client, observer = new_client(), new_client()
     person = person_of(client)
     one_time_keys, fallback_key = person.one_time_keys(2), person.fallback_key()
-    counts = client.upload(
-        device_keys=person.device_keys().to_json(),
-        one_time_keys={key_id: key.to_json() for key_id, key in one_time_keys.items()},
-        fallback_keys={key_id: key.to_json() for key_id, key in fallback_key.items()},
-    )
+    counts = client.upload(device_keys=person.device_keys(), one_time_keys=one_time_keys, fallback_keys=fallback_key)
     assert counts == {"signed_curve25519": 2}
     device = device_in(observer.query(KeysQueryRequest.for_users([client.user_id])), client)
 
     def claim() -> tuple[str, OneTimeKey]:
-        ((key_id, value),) = observer.claim(client.user_id, client.device_id).items()
-        key = OneTimeKey.from_json(key_id, value)
+        key = observer.claim_one(client.user_id, client.device_id)
         key.verify(device=device)
-        return key_id, key
+        return str(key.key_id), key
 
     claimed = dict([claim(), claim()])
     assert claimed == one_time_keys
@@ -208,12 +179,10 @@ def test_a_one_time_key_of_another_device_does_not_verify(new_client: MakeClient
     second = first.another_device("SECOND")
     for client in (first, second):
         person = person_of(client)
-        keys = {key_id: key.to_json() for key_id, key in person.one_time_keys(1).items()}
-        client.upload(device_keys=person.device_keys().to_json(), one_time_keys=keys)
+        client.upload(device_keys=person.device_keys(), one_time_keys=person.one_time_keys(1))
     result = first.query(KeysQueryRequest.for_users([first.user_id]))
-    ((key_id, value),) = first.claim(first.user_id, "FIRST").items()
 
-    key = OneTimeKey.from_json(key_id, value)
+    key = first.claim_one(first.user_id, "FIRST")
     key.verify(device=device_in(result, first))
     with pytest.raises(VerificationError) as error:
         key.verify(device=device_in(result, second))
@@ -224,10 +193,10 @@ def test_a_device_that_did_not_sign_itself_is_refused_and_costs_nobody_else(new_
     """The signature belongs to other bytes. Whoever uses a device has to check it himself."""
     good = new_client(device_id="GOOD")
     bad = good.another_device("BAD")
-    good.upload(device_keys=person_of(good).device_keys().to_json())
+    good.upload(device_keys=person_of(good).device_keys())
     forged = person_of(bad).device_keys().to_json()
     forged["algorithms"] = ["m.olm.v1.curve25519-aes-sha2"]  # signed with two
-    bad.upload(device_keys=forged)
+    bad.upload(device_keys=DeviceKeys.from_json(forged))
 
     result = good.query(KeysQueryRequest.for_users([good.user_id]))
 
@@ -249,7 +218,7 @@ def test_a_user_that_does_not_exist_has_no_devices(new_client: MakeClient, synap
 
 def test_a_device_that_does_not_exist_is_missing(new_client: MakeClient) -> None:
     client = new_client(device_id="THERE")
-    client.upload(device_keys=person_of(client).device_keys().to_json())
+    client.upload(device_keys=person_of(client).device_keys())
     result = client.query(KeysQueryRequest.for_devices({client.user_id: ["THERE", "NOT_THERE"]}))
     assert result.users == {client.user_id: UserAnswer.DEVICES}
     assert list(result.devices.accepted[client.user_id]) == ["THERE"]
@@ -260,7 +229,7 @@ def test_only_the_devices_asked_for_are_answered(new_client: MakeClient) -> None
     first = new_client(device_id="FIRST")
     second = first.another_device("SECOND")
     for client in (first, second):
-        client.upload(device_keys=person_of(client).device_keys().to_json())
+        client.upload(device_keys=person_of(client).device_keys())
     result = first.query(KeysQueryRequest.for_devices({first.user_id: ["SECOND"]}))
     assert list(result.devices.accepted[first.user_id]) == ["SECOND"]
     assert result.devices.rejected == ()
@@ -269,7 +238,7 @@ def test_only_the_devices_asked_for_are_answered(new_client: MakeClient) -> None
 
 def test_a_server_that_cannot_be_reached_fails_and_costs_nobody_else(new_client: MakeClient) -> None:
     client = new_client()
-    client.upload(device_keys=person_of(client).device_keys().to_json())
+    client.upload(device_keys=person_of(client).device_keys())
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         server_name = f"localhost:{nobody_listens.getsockname()[1]}"
@@ -283,8 +252,7 @@ def test_a_server_that_cannot_be_reached_fails_and_costs_nobody_else(new_client:
 def test_what_we_decode_we_encode_again(new_client: MakeClient) -> None:
     """A homeserver that hands on an answer loses nothing of it."""
     client = new_client(display_name="A phone")
-    person = person_of(client)
-    upload_all(client, person)
-    answer = client.ask(KeysQueryRequest.for_users([client.user_id]))
+    with_identity(client)
+    answer = client.http.send(KeysQueryRequest.for_users([client.user_id]).to_http()).body
     assert KeysQueryResponse.from_bytes(answer).to_json() == parse_json(answer)
     assert all(f"{usage}_keys" in parse_json(answer) for usage in USAGES)  # type: ignore[operator]  # an object
