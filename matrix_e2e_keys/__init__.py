@@ -8,6 +8,7 @@ from typing import Final
 from matrix_e2e_keys.algorithms import CURVE25519, ED25519, MEGOLM_V1, OLM_V1, SIGNED_CURVE25519
 from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
 from matrix_e2e_keys.client.claim import ClaimResult, check_claim
+from matrix_e2e_keys.client.device_lists import DeviceListTracker, OutgoingQuery
 from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
@@ -128,6 +129,7 @@ __all__ = [
     "Curve25519PublicKey",
     "DeviceId",
     "DeviceKeys",
+    "DeviceListTracker",
     "DeviceListUpdate",
     "DeviceLists",
     "DeviceSigningUploadRequest",
@@ -164,6 +166,7 @@ __all__ = [
     "Notice",
     "OldVerifyKey",
     "OneTimeKey",
+    "OutgoingQuery",
     "OwnIdentity",
     "Partition",
     "QueryResult",

@@ -1,0 +1,56 @@
+"""When to try again: a delay that doubles with every failure in a row.
+
+The clock is the caller's: times are milliseconds since any moment, as long as it is always the same one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import define, field
+
+from matrix_e2e_keys.errors import LocalProtocolError, Reason
+
+__all__ = ["BackOff", "check_now"]
+
+_FIRST_MS: Final = 15_000
+_LONGEST_MS: Final = 900_000
+
+
+def check_now(now: object) -> int:
+    """Take a time.
+
+    Raises:
+        LocalProtocolError: it is no integer.
+    """
+    if type(now) is not int:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "a time is an integer of milliseconds", path="/now")
+    return now
+
+
+@define
+class BackOff:
+    """Failures in a row, by name: of servers, or of users.
+
+    The first failure delays by 15 seconds, each further one twice as long, up to 15 minutes.
+    """
+
+    _failures: dict[str, int] = field(factory=dict)
+    _until: dict[str, int] = field(factory=dict)
+
+    def failed(self, name: str, now: int, *, at_least_ms: int = 0) -> None:
+        """Note a failure. A failure while one waits anyway belongs to the one before, and counts no further."""
+        if now >= self.ready_at(name):
+            self._failures[name] = self._failures.get(name, 0) + 1
+        doublings = min(self._failures[name] - 1, 10)
+        delay = max(at_least_ms, min(_FIRST_MS << doublings, _LONGEST_MS))
+        self._until[name] = max(now + delay, self._until.get(name, now))
+
+    def succeeded(self, name: str) -> None:
+        """Forget the failures of ``name``."""
+        self._failures.pop(name, None)
+        self._until.pop(name, None)
+
+    def ready_at(self, name: str) -> int:
+        """Return when to try again; zero or less if nothing failed."""
+        return self._until.get(name, -(2**62))
