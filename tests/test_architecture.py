@@ -138,6 +138,10 @@ def test_every_public_thing_is_documented() -> None:
                 assert value.__doc__ or getattr(value, "__func__", value).__doc__, (name, member)
 
 
+STATE_MACHINES = {"BackOff", "DeviceListTracker"}
+"""What remembers something, and so changes. Nothing else does."""
+
+
 def test_models_are_frozen_and_slotted() -> None:
     for path in MODULES:
         if path.name == "__main__.py" or "testing" in path.parts:
@@ -145,7 +149,7 @@ def test_models_are_frozen_and_slotted() -> None:
         for name, thing in vars(importlib.import_module(module_name(path))).items():
             if isinstance(thing, type) and attrs.has(thing) and not name.startswith("_"):
                 assert "__dict__" not in dir(thing), name
-                assert thing.__setattr__ is not object.__setattr__, name
+                assert (thing.__setattr__ is object.__setattr__) == (name in STATE_MACHINES), name
 
 
 def test_no_attrs_validators() -> None:
