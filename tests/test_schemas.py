@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
+from json_pointers import rejections_in
 from matrix_e2e_keys import (
     AuthenticationFlow,
     CrossSigningKey,
@@ -34,7 +35,6 @@ from matrix_e2e_keys import (
     OldVerifyKey,
     OneTimeKey,
     Reason,
-    Rejection,
     RemoteProtocolError,
     SendToDeviceRequest,
     SendToDeviceResponse,
@@ -471,20 +471,6 @@ def _composed(tree: Any) -> Any:
     for part in parts:
         composed |= part or {}
     return composed or None
-
-
-def rejections_in(value: Any) -> Iterator[Rejection]:
-    if isinstance(value, Rejection):
-        yield value
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from rejections_in(member)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from rejections_in(item)
-    elif attrs.has(type(value)):
-        for attribute in attrs.fields(type(value)):
-            yield from rejections_in(getattr(value, attribute.name))
 
 
 def models_in(value: Any) -> Iterator[str]:

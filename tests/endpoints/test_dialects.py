@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 
 import matrix_e2e_keys
@@ -38,6 +39,8 @@ from matrix_e2e_keys import (
     Response,
     SendToDeviceRequest,
     SendToDeviceResponse,
+    SendTransactionRequest,
+    SendTransactionResponse,
     ServerKeys,
     ServerKeysRequest,
     ServerKeysResponse,
@@ -115,6 +118,7 @@ TABLE: dict[str, tuple[str, dict[str, str], tuple[str, ...], str]] = {
     "user_keys_query": ("POST", {"v1": "/_matrix/federation/v1/user/keys/query"}, (), "server"),
     "user_keys_claim": ("POST", {"v1": "/_matrix/federation/v1/user/keys/claim"}, (), "server"),
     "user_devices": ("GET", {"v1": "/_matrix/federation/v1/user/devices/{user_id}"}, (), "server"),
+    "send_transaction": ("PUT", {"v1": "/_matrix/federation/v1/send/{txn_id}"}, (), "server"),
     "server_keys": ("GET", {"key v2": "/_matrix/key/v2/server"}, (), "none"),
 }
 """The specification, by hand: method, whole paths by dialect, query, authentication."""
@@ -227,6 +231,11 @@ REQUESTS: dict[str, tuple[Request, str, dict[str, Any] | None]] = {
         {"one_time_keys": {"@a:b": {"D": "x"}}},
     ),
     "user_devices": (UserDevicesRequest(user_id="@a/b:c"), "", None),
+    "send_transaction": (
+        SendTransactionRequest(txn_id="1 2", origin="a.example", origin_server_ts=7),
+        "",
+        {"origin": "a.example", "origin_server_ts": 7, "pdus": [], "edus": []},
+    ),
     "server_keys": (ServerKeysRequest(), "", None),
 }
 """A request to each endpoint, its query, and its body."""
@@ -262,6 +271,7 @@ RESPONSES: dict[str, tuple[Response, dict[str, Any]]] = {
         UserDevicesResponse(user_id="@a:b", stream_id=5, devices=()),
         {"devices": [], "stream_id": 5, "user_id": "@a:b"},
     ),
+    "send_transaction": (SendTransactionResponse(), {"pdus": {}}),
     "server_keys": (ServerKeysResponse(server_keys=SERVER_KEYS), SERVER_KEYS.to_json()),
 }
 
@@ -371,6 +381,8 @@ class TestTheDraftOf2015:
             message.to_http(CLIENT_V2_ALPHA)
         assert (caught.value.path, caught.value.reason) == (path, Reason.NOT_IN_DIALECT)
         assert caught.value.detail == f"v2_alpha has no {path[1:]}"
+        if isinstance(message, KeysUploadRequest):
+            message = attrs.evolve(message, device_id=None)
         message.to_http(CLIENT_V3)
         message.to_http(CLIENT_R0)
 
@@ -403,16 +415,18 @@ class TestTheDraftOf2015:
             KeysUploadRequest().to_http(CLIENT_V2_ALPHA)
         assert (caught.value.path, caught.value.reason) == ("/device_id", Reason.MISSING_PARAMETER)
 
-    def test_an_upload_in_newer_dialects_does_not_say_the_device_id(self) -> None:
-        request = KeysUploadRequest(device_id="D")
-        for dialect, path in (
-            (None, "/_matrix/client/v3/keys/upload"),
-            (CLIENT_V3, "/_matrix/client/v3/keys/upload"),
-            (CLIENT_R0, "/_matrix/client/r0/keys/upload"),
-        ):
-            http = request.to_http(dialect)
-            assert (http.target, http.body) == (path, b"{}")
-            assert read_request(http).request == KeysUploadRequest()
+    @pytest.mark.parametrize(
+        ("dialect", "name"), [(None, "v3"), (CLIENT_V3, "v3"), (CLIENT_R0, "r0")], ids=["default", "v3", "r0"]
+    )
+    def test_an_upload_in_newer_dialects_cannot_say_the_device_id(self, dialect: Dialect | None, name: str) -> None:
+        for device in ("D", ".."):
+            with pytest.raises(LocalProtocolError) as caught:
+                KeysUploadRequest(device_id=device).to_http(dialect)
+            assert (caught.value.path, caught.value.reason) == ("/device_id", Reason.NOT_IN_DIALECT)
+            assert caught.value.detail == f"{name} has no device_id"
+        http = KeysUploadRequest().to_http(dialect)
+        assert (http.target, http.body) == (f"/_matrix/client/{name}/keys/upload", b"{}")
+        assert read_request(http).request == KeysUploadRequest()
 
     def test_signed_one_time_keys_are_refused(self) -> None:
         uploaded = KeysUploadRequest(
@@ -434,7 +448,8 @@ class TestTheDraftOf2015:
             with pytest.raises(LocalProtocolError) as caught:
                 message.to_http(CLIENT_V2_ALPHA)
             assert (caught.value.path, caught.value.reason) == (path, Reason.NOT_IN_DIALECT)
-            message.to_http(CLIENT_R0)
+        attrs.evolve(uploaded, device_id=None).to_http(CLIENT_R0)
+        claimed.to_http(CLIENT_R0)
 
     def test_bare_one_time_keys_are_said(self) -> None:
         claimed = KeysClaimResponse(one_time_keys={"@a:b": {"D": {"curve25519:AAAAAQ": BARE_KEY}}})
@@ -452,6 +467,26 @@ class TestFinding:
         assert KeysUploadRequest.from_match(
             match, HttpRequest(method="POST", path="/", body=b'{"x":1}')
         ) == KeysUploadRequest(device_id="a/b", extra={"x": 1})
+
+    def test_a_match_of_another_endpoint_is_none(self) -> None:
+        request = HttpRequest(method="POST", path="/_matrix/client/v3/keys/query", body=b'{"device_keys":{}}')
+        match = find_endpoint(request)
+        assert KeysQueryRequest.from_match(match, request) == KeysQueryRequest(device_keys={})
+        wrong: list[Any] = [
+            None,
+            "keys_query",
+            ENDPOINTS["keys_query"],
+            attrs.evolve(match, endpoint=ENDPOINTS["keys_claim"]),
+        ]
+        for other in wrong:
+            with pytest.raises(LocalProtocolError) as caught:
+                KeysQueryRequest.from_match(other, request)
+            assert (caught.value.path, caught.value.reason) == ("/match", Reason.WRONG_TYPE)
+            assert caught.value.detail == "a Match of keys_query is needed"
+        with pytest.raises(LocalProtocolError) as caught:
+            ServerKeysRequest.from_match(match, request)
+        assert (caught.value.path, caught.value.reason) == ("/match", Reason.WRONG_TYPE)
+        assert caught.value.detail == "a Match of server_keys is needed"
 
     def test_one_endpoint(self) -> None:
         endpoint = ENDPOINTS["keys_changes"]

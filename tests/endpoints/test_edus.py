@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from json_pointers import at_pointer, changed, check_pointer, rejections_in
 from matrix_e2e_keys import (
     CrossSigningKey,
     DeviceKeys,
@@ -28,7 +28,7 @@ from matrix_e2e_keys import (
     read_edus,
 )
 from matrix_e2e_keys.testing.samples import SampleUser
-from matrix_e2e_keys.testing.strategies import canonical_json_values, json_like_values
+from matrix_e2e_keys.testing.strategies import json_like_values
 
 ALICE = SampleUser("@alice:a.example")
 BOB = SampleUser("@bob:b.example")
@@ -37,67 +37,6 @@ BOB = SampleUser("@bob:b.example")
 # --------------------------------------------------------------------------------------------------------------
 # Tools: whether a path leads to what it names
 # --------------------------------------------------------------------------------------------------------------
-
-
-def at_pointer(document: Any, path: str) -> Any:
-    """Return what stands at a JSON Pointer (RFC 6901) in a document; ``LookupError`` if nothing does."""
-    value = document
-    for segment in path.split("/")[1:]:
-        name = segment.replace("~1", "/").replace("~0", "~")
-        if type(value) is list:
-            value = value[int(name)] if name.isdigit() else {}[name]
-        elif type(value) is dict:
-            value = value[name]
-        else:
-            raise LookupError(path)
-    return value
-
-
-def check_pointer(document: Any, refused: Rejection | RemoteProtocolError) -> None:
-    """Check that ``refused.path`` leads to the offending place: for a missing member, to where it is missing."""
-    assert refused.path == "" or refused.path.startswith("/")
-    if refused.reason is Reason.MISSING_MEMBER:
-        above, _, segment = refused.path.rpartition("/")
-        parent = at_pointer(document, above)
-        assert type(parent) is dict
-        assert segment.replace("~1", "/").replace("~0", "~") not in parent
-    else:
-        try:
-            at_pointer(document, refused.path)
-        except LookupError:
-            pytest.fail(f"{refused.path} leads nowhere: {refused.detail}")
-
-
-def rejections_in(value: Any) -> Iterator[Rejection]:
-    """Yield every rejection inside a value of this library."""
-    if isinstance(value, Rejection):
-        yield value
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from rejections_in(member)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from rejections_in(item)
-    elif attrs.has(type(value)):
-        for attribute in attrs.fields(type(value)):
-            yield from rejections_in(getattr(value, attribute.name))
-
-
-def changed(draw: Any, document: Any) -> Any:
-    """Return a copy of a document in which one drawn place holds something else, or a member is gone."""
-    document = copy.deepcopy(document)
-    containers = [document]
-    for container in containers:
-        inner = container.values() if type(container) is dict else container
-        containers += [item for item in inner if type(item) in (dict, list) and item]
-    container = draw(st.sampled_from(containers))
-    place = draw(st.sampled_from(list(container) if type(container) is dict else range(len(container))))
-    if type(container) is dict and draw(st.integers(0, 3)) == 0:
-        del container[place]
-    else:
-        floats = st.floats(allow_nan=False, allow_infinity=False)
-        container[place] = draw(canonical_json_values(max_leaves=4) | floats | st.integers(2**53, 2**70))
-    return document
 
 
 def test_the_tools_can_fail() -> None:

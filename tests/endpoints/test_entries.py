@@ -27,6 +27,8 @@ from matrix_e2e_keys import (
     SignedJson,
     UserDevice,
     UserDevicesResponse,
+    UserKeysClaimResponse,
+    UserKeysQueryResponse,
 )
 from matrix_e2e_keys.endpoints.entries import EntryBatch
 from matrix_e2e_keys.testing.samples import SampleUser, keys_query_answer, sample_curve25519_key
@@ -259,6 +261,43 @@ class TestMaking:
             with pytest.raises(LocalProtocolError) as caught:
                 kind(malformed=malformed)
             assert (caught.value.path, caught.value.reason) == (path, reason)
+
+    @pytest.mark.parametrize(
+        ("kind", "members", "name"),
+        [
+            (KeysChangesResponse, {"changed": ("@a:b",)}, "changed"),
+            (KeysChangesResponse, {"changed": ("@a:b",), "left": ("@a:b",)}, "left"),
+            (DeviceLists, {"left": ("@a:b",)}, "left"),
+            (KeysUploadRequest, {"one_time_keys": {"x:y": rejection("/one_time_keys/x:y")}}, "one_time_keys"),
+            (KeysUploadRequest, {"fallback_keys": {"x:y": rejection("/fallback_keys/x:y")}}, "fallback_keys"),
+            (KeysQueryResponse, {"device_keys": {"@a:b": {}}}, "device_keys"),
+            (KeysQueryResponse, {"master_keys": {"@a:b": rejection("/master_keys/@a:b")}}, "master_keys"),
+            (KeysQueryResponse, {"failures": {"b": None}}, "failures"),
+            (KeysClaimResponse, {"one_time_keys": {"@a:b": {}}}, "one_time_keys"),
+            (KeysClaimResponse, {"failures": {"b": {}}}, "failures"),
+            (SendToDeviceRequest, {"event_type": "m", "txn_id": "1", "messages": {"@a:b": {}}}, "messages"),
+            (SignaturesUploadResponse, {"failures": {"@a:b": {}}}, "failures"),
+            (
+                UserKeysQueryResponse,
+                {"self_signing_keys": {"x": rejection("/self_signing_keys/x")}},
+                "self_signing_keys",
+            ),
+            (UserKeysClaimResponse, {"one_time_keys": {"@a:b": {}}}, "one_time_keys"),
+            (
+                UserDevicesResponse,
+                {"user_id": "@a:b", "stream_id": 1, "devices": (UserDevice(device_id="D"),)},
+                "devices",
+            ),
+        ],
+    )
+    def test_a_member_that_is_malformed_is_empty(self, kind: Any, members: dict[str, Any], name: str) -> None:
+        malformed = (rejection(f"/{name}", 5),)
+        with pytest.raises(LocalProtocolError) as caught:
+            kind(**members, malformed=malformed)
+        assert (caught.value.path, caught.value.reason) == ("/malformed/0", Reason.INVALID_VALUE)
+        empty = kind(**{**members, name: () if type(members[name]) is tuple else {}}, malformed=malformed)
+        assert empty.malformed == malformed
+        assert empty.to_json()[name] == 5
 
     def test_entries_of_maps_are_not_malformed_members(self) -> None:
         with pytest.raises(LocalProtocolError) as caught:

@@ -97,8 +97,8 @@ class TestPathParameters:
             ("a:@!$&'()*,;=b", "a:@!$&'()*,;=b"),
             ("%c3%bC", "ü"),
             ("%61", "a"),
-            ("%2E%2E", ".."),
-            (".", "."),
+            ("%2E%2E%2E", "..."),
+            (".a", ".a"),
             ("{txn_id}", "{txn_id}"),
         ],
     )
@@ -122,10 +122,24 @@ class TestPathParameters:
 
     @pytest.mark.parametrize("value", ["", ".", ".."])
     def test_what_cannot_be_sent(self, value: str) -> None:
-        for request, path in ((send(value), "/event_type"), (send("m.dummy", value), "/txn_id")):
+        makes: list[tuple[Callable[[], object], str]] = [
+            (lambda: send(value), "/event_type"),
+            (lambda: send("m.dummy", value), "/txn_id"),
+            (lambda: fill_template("/a/{b}", {"b": value}), "/b"),
+        ]
+        for make, path in makes:
             with pytest.raises(LocalProtocolError) as caught:
-                request.to_http()
+                make()
             assert (caught.value.path, caught.value.reason) == (path, Reason.INVALID_VALUE)
+            assert caught.value.detail == f"'{value}' cannot be a segment of a path"
+
+    @pytest.mark.parametrize("segment", [".", "..", "%2E", "%2e%2E", ".%2E", "%2e."])
+    def test_what_would_have_been_resolved_on_the_way(self, segment: str) -> None:
+        for path, at in ((f"{SEND}{segment}/1", "/event_type"), (f"{SEND}m.dummy/{segment}", "/txn_id")):
+            with pytest.raises(RemoteProtocolError) as caught:
+                received(path)
+            assert (caught.value.path, caught.value.reason) == (at, Reason.INVALID_VALUE)
+            assert caught.value.http_status == 400
 
     @pytest.mark.parametrize("value", [".", ".."])
     def test_device_ids_that_cannot_be_sent(self, value: str) -> None:
@@ -133,7 +147,6 @@ class TestPathParameters:
         with pytest.raises(LocalProtocolError) as caught:
             request.to_http(CLIENT_V2_ALPHA)
         assert (caught.value.path, caught.value.reason) == ("/device_id", Reason.INVALID_VALUE)
-        assert request.to_http().path == "/_matrix/client/v3/keys/upload"
 
     def test_a_lone_surrogate(self) -> None:
         builders: list[tuple[Callable[[], object], str, Reason]] = [
@@ -272,6 +285,8 @@ class TestQuery:
             ("&&from=a&&to=b&", ("a", "b")),
             ("from=a&to=b&access_token=x&access_token=y&flag&=&%zz=%ff&ü=ü", ("a", "b")),
             ("from=a&to=b&From=c&from%20=d&user_id=%zz", ("a", "b")),
+            ("fr%6Fm=a&%74%6f=b", ("a", "b")),
+            ("from=a&to=b&fr%256Fm=c&+from=d&from%=e&%ffrom=f&%EF%BD%86rom=g&from%00=h", ("a", "b")),
             ("from=a?b/c&to=?", ("a?b/c", "?")),
         ],
     )
@@ -288,6 +303,10 @@ class TestQuery:
             ("from=a;to=b", "/to", Reason.MISSING_PARAMETER, "M_MISSING_PARAM"),
             ("from=a&to=b&from=a", "/from", Reason.REPEATED_PARAMETER, "M_INVALID_PARAM"),
             ("from=a&to=b&to", "/to", Reason.REPEATED_PARAMETER, "M_INVALID_PARAM"),
+            ("from=a&to=b&fr%6Fm=a", "/from", Reason.REPEATED_PARAMETER, "M_INVALID_PARAM"),
+            ("%66rom=a&to=b&fro%6D=a", "/from", Reason.REPEATED_PARAMETER, "M_INVALID_PARAM"),
+            ("from=a&t%6f=b&to=%zz", "/to", Reason.REPEATED_PARAMETER, "M_INVALID_PARAM"),
+            ("from=a&t%6f=%zz", "/to", Reason.INVALID_ENCODING, "M_INVALID_PARAM"),
             ("from=%&to=b", "/from", Reason.INVALID_ENCODING, "M_INVALID_PARAM"),
             ("from=a&to=%zz", "/to", Reason.INVALID_ENCODING, "M_INVALID_PARAM"),
             ("from=%ff&to=b", "/from", Reason.INVALID_ENCODING, "M_INVALID_PARAM"),
@@ -380,6 +399,8 @@ class TestHttpRequest:
             ({"query": None}, "/query", Reason.WRONG_TYPE),
             ({"query": {"a": "b"}}, "/query", Reason.WRONG_TYPE),
             ({"query": 5}, "/query", Reason.WRONG_TYPE),
+            ({"query": "a#b"}, "/query", Reason.INVALID_VALUE),
+            ({"query": b"#"}, "/query", Reason.INVALID_VALUE),
             ({"body": None}, "/body", Reason.WRONG_TYPE),
             ({"body": "{}"}, "/body", Reason.WRONG_TYPE),
             ({"body": {}}, "/body", Reason.WRONG_TYPE),
@@ -398,10 +419,7 @@ class TestHttpRequest:
         [
             ({"target": None}, "/target", Reason.WRONG_TYPE),
             ({"target": 5}, "/target", Reason.WRONG_TYPE),
-            ({"target": ""}, "/path", Reason.INVALID_VALUE),
-            ({"target": "?a=b"}, "/path", Reason.INVALID_VALUE),
-            ({"target": "http://a.example/b"}, "/path", Reason.INVALID_VALUE),
-            ({"target": "/a#b?c"}, "/path", Reason.INVALID_VALUE),
+            ({"target": bytearray(b"/a")}, "/target", Reason.WRONG_TYPE),
             ({"method": "G T"}, "/method", Reason.INVALID_VALUE),
             ({"body": "x"}, "/body", Reason.WRONG_TYPE),
         ],
@@ -411,6 +429,36 @@ class TestHttpRequest:
         with pytest.raises(LocalProtocolError) as caught:
             HttpRequest.from_target(**{"method": "GET", "target": "/a", **arguments})
         assert (caught.value.path, caught.value.reason) == (path, reason)
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "",
+            b"",
+            "*",
+            "?a",
+            "?/a",
+            "a/b",
+            " /a",
+            "http://x/y",
+            b"a.example:443",
+            "/a#b",
+            "/a#b?c",
+            "/a?b#c",
+            "#",
+            "\ud800",
+            b"\xff",
+        ],
+        ids=repr,
+    )
+    def test_a_target_that_is_no_path(self, target: str | bytes) -> None:
+        for method in ("GET", "OPTIONS", "CONNECT"):
+            with pytest.raises(RemoteProtocolError) as caught:
+                HttpRequest.from_target(method=method, target=target, body=b"{}")
+            assert (caught.value.path, caught.value.reason) == ("", Reason.UNRECOGNIZED_ENDPOINT)
+            assert (caught.value.http_status, caught.value.errcode) == (404, "M_UNRECOGNIZED")
+            assert MatrixError.answering(caught.value).status == 404
+            str(caught.value).encode()
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "M-SEARCH", "x!#$%&'*+-.^_`|~9"])
     def test_methods(self, method: str) -> None:

@@ -478,8 +478,9 @@ class TestAsValue:
         error = MatrixError(status=403, errcode="M_FORBIDDEN", error="no ü")
         assert str(error) == "the answer is 403 M_FORBIDDEN: no ü [answered-with-error]"
         assert error.detail == "the answer is 403 M_FORBIDDEN: no ü"
-        assert repr(error).startswith("MatrixError(")
-        assert "403 M_FORBIDDEN: no ü" in repr(error)
+        assert repr(error) == "<MatrixError 403 M_FORBIDDEN: 'no ü'>"
+        assert repr(MatrixError(status=500, errcode=None)) == "<MatrixError 500 None: ''>"
+        assert repr(MatrixError(status=400, errcode="M_X", error="it's\nso")) == ('<MatrixError 400 M_X: "it\'s\\nso">')
         assert str(MatrixError(status=500, errcode=None)) == "the answer is 500: no text [answered-with-error]"
 
     @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from json_strategies import nested, with_frames_left
 from matrix_e2e_keys import (
     DeviceListUpdate,
     E2EKeysError,
+    KeysChangesRequest,
     KeysChangesResponse,
     KeysClaimRequest,
     KeysQueryRequest,
@@ -84,9 +85,33 @@ class TestSingleValues:
         make = lambda: SendToDeviceRequest(event_type=value, txn_id="1", messages={})  # noqa: E731
         assert refusal(make) == ("/event_type", reason)
 
-    @pytest.mark.parametrize("value", ["", "x", "ü\N{PILE OF POO}", "\x00", "/"])
+    @pytest.mark.parametrize("value", ["", ".", "..", "x", "ü\N{PILE OF POO}", "\x00", "/"])
     def test_strings_that_are_good(self, value: str) -> None:
-        assert SendToDeviceRequest(event_type=value, txn_id=value, messages={}).txn_id == value
+        assert KeysChangesRequest(from_token=value, to_token=value).to_token == value
+
+    @pytest.mark.parametrize("value", ["...", ". ", "./", "x", "ü\N{PILE OF POO}", "\x00", "/", "%2E"])
+    def test_segments_of_paths_that_are_good(self, value: str) -> None:
+        request = SendToDeviceRequest(event_type=value, txn_id=value, messages={})
+        assert (request.event_type, request.txn_id) == (value, value)
+
+    @pytest.mark.parametrize(
+        ("value", "reason"),
+        [
+            ("", Reason.INVALID_VALUE),
+            (".", Reason.INVALID_VALUE),
+            ("..", Reason.INVALID_VALUE),
+            (None, Reason.WRONG_TYPE),
+            (Text(".x"), Reason.WRONG_TYPE),
+            ("..\ud800", Reason.LONE_SURROGATE),
+        ],
+        ids=repr,
+    )
+    def test_segments_of_paths(self, value: Any, reason: Reason) -> None:
+        assert refusal(lambda: SendToDeviceRequest(event_type=value, txn_id="1", messages={})) == (
+            "/event_type",
+            reason,
+        )
+        assert refusal(lambda: SendToDeviceRequest(event_type="m", txn_id=value, messages={})) == ("/txn_id", reason)
 
     @pytest.mark.parametrize(
         ("value", "reason"),
@@ -178,7 +203,8 @@ class TestPassedOn:
             ({"a": [{"b": float("-inf")}]}, "/a/0/b", Reason.NOT_AN_INTEGER),
             (2**100_000, "", Reason.INTEGER_OUT_OF_RANGE),
             ([-(2**100_000)], "/0", Reason.INTEGER_OUT_OF_RANGE),
-            (nested(5000), "/0" * 400, Reason.TOO_DEEP),
+            (nested(5000), "/0" * 384, Reason.TOO_DEEP),
+            (nested(385), "/0" * 384, Reason.TOO_DEEP),
         ],
         ids=lambda value: type(value).__name__,
     )
@@ -186,6 +212,33 @@ class TestPassedOn:
         found, why = refusal(lambda: SendToDeviceResponse(extra={"x": value}))
         assert (found, why) == ("/extra/x" + path, reason)
         assert refusal(lambda: KeysClaimRequest(one_time_keys={}, extra={"x": value})) == ("/extra/x" + path, reason)
+
+    def test_as_deep_as_it_may_be(self) -> None:
+        value = nested(384)
+        assert SendToDeviceResponse(extra={"x": value}).extra == {"x": value}
+        assert KeysQueryResponse(failures={"x": value}).failures == {"x": value}
+        inside: Any = SendToDeviceResponse(extra={"x": value}).extra["x"]
+        for _ in range(383):
+            (inside,) = inside
+        assert inside == [None]
+
+    @pytest.mark.parametrize(
+        ("value", "kept"),
+        [
+            (2**53, 9007199254740992),
+            (-(10**3999), -(10**3999)),
+            (2**100_000, "an integer of about 30103 digits"),
+            (-(2**100_000), "an integer of about 30103 digits"),
+            (10**5000, "an integer of about 5000 digits"),
+        ],
+        ids=["just too large", "as long as can be", "huge", "huge and negative", "ten to the 5000th"],
+    )
+    def test_an_integer_that_was_received_is_kept(self, value: int, kept: int | str) -> None:
+        response = SendToDeviceResponse.from_json({"x": value, "y": [{"z": value}]})
+        assert response.extra == {"x": kept, "y": [{"z": kept}]}
+        assert response.to_json() == {"x": kept, "y": [{"z": kept}]}
+        assert SendToDeviceResponse.from_json(response.to_json()) == response
+        assert KeysQueryResponse.from_json({"failures": {"c.example": value}}).failures == {"c.example": kept}
 
     def test_what_contains_itself(self) -> None:
         value: list[Any] = []

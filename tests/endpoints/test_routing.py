@@ -10,10 +10,13 @@ from matrix_e2e_keys import (
     CLIENT_R0,
     CLIENT_V2_ALPHA,
     CLIENT_V3,
+    ENDPOINTS,
     FEDERATION_V1,
     KEY_V2,
+    Authentication,
     DeviceSigningUploadRequest,
     Dialect,
+    Endpoint,
     HttpRequest,
     IncomingRequest,
     JsonLimits,
@@ -22,6 +25,8 @@ from matrix_e2e_keys import (
     KeysQueryRequest,
     KeysQueryResponse,
     KeysUploadRequest,
+    LocalProtocolError,
+    Match,
     MatrixError,
     Reason,
     RemoteProtocolError,
@@ -32,6 +37,7 @@ from matrix_e2e_keys import (
     UserDevicesRequest,
     UserKeysClaimRequest,
     UserKeysQueryRequest,
+    find_endpoint,
     read_request,
 )
 
@@ -176,6 +182,61 @@ def test_there_is_no_such_endpoint(path: str) -> None:
             read_request(HttpRequest(method=method, path=path))
         answer = MatrixError.answering(caught.value)
         assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "dialect", "request_"), ROUTES, ids=[f"{row[0]} {row[1]}" for row in ROUTES]
+)
+def test_what_was_found_before(method: str, target: str, body: bytes, dialect: Dialect, request_: Request[Any]) -> None:
+    received = HttpRequest.from_target(method=method, target=target, body=body)
+    match = find_endpoint(received)
+    assert read_request(received, match=match) == IncomingRequest(request=request_, dialect=dialect)
+
+
+def test_what_was_found_before_is_not_looked_for_again() -> None:
+    match = find_endpoint(HttpRequest(method="POST", path="/_matrix/client/v2_alpha/keys/upload/D"))
+    assert match.endpoint.authentication is Authentication.ACCESS_TOKEN
+    elsewhere = HttpRequest(method="POST", path="/elsewhere", body=b'{"x":1}')
+    assert read_request(elsewhere, match=match) == IncomingRequest(
+        request=KeysUploadRequest(device_id="D", extra={"x": 1}), dialect=CLIENT_V2_ALPHA
+    )
+    with pytest.raises(RemoteProtocolError) as caught:
+        read_request(elsewhere, match=match, limits=JsonLimits(max_bytes=6))
+    assert caught.value.reason is Reason.TOO_LARGE
+
+
+OTHER_ENDPOINT = Endpoint(name="keys_forget", method="POST", paths={CLIENT_V3: "/keys/query"})
+OTHER_OF_THE_SAME_NAME = Endpoint(name="keys_query", method="POST", paths={CLIENT_V3: "/keys/query"})
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "keys_query",
+        b"",
+        0,
+        {},
+        ENDPOINTS["keys_query"],
+        Match,
+        Match(endpoint=OTHER_ENDPOINT, dialect=CLIENT_V3, parameters={}),
+        Match(endpoint=OTHER_OF_THE_SAME_NAME, dialect=CLIENT_V3, parameters={}),
+    ],
+    ids=[
+        "text",
+        "empty bytes",
+        "zero",
+        "dict",
+        "endpoint",
+        "class",
+        "match of what is not in the table",
+        "match of what only has the name",
+    ],
+)
+def test_what_find_endpoint_did_not_return(match: Any) -> None:
+    request = HttpRequest(method="POST", path="/_matrix/client/v3/keys/query", body=b'{"device_keys":{}}')
+    with pytest.raises(LocalProtocolError) as caught:
+        read_request(request, match=match)
+    assert (caught.value.path, caught.value.reason) == ("/match", Reason.WRONG_TYPE)
 
 
 def test_limits_are_passed_on() -> None:

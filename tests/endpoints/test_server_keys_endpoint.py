@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints.test_edus import changed, check_pointer
+from json_pointers import changed, check_pointer
 from matrix_e2e_keys import (
     KEY_V2,
     E2EKeysError,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints.test_edus import changed, check_pointer, rejections_in
+from json_pointers import changed, check_pointer, rejections_in
 from matrix_e2e_keys import (
     FEDERATION_V1,
     CrossSigningKey,

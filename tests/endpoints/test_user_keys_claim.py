@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints.test_edus import changed, check_pointer, rejections_in
+from json_pointers import changed, check_pointer, rejections_in
 from matrix_e2e_keys import (
     FEDERATION_V1,
     E2EKeysError,
@@ -34,6 +34,44 @@ BARE = sample_curve25519_key("bare").to_base64()
 
 
 class TestRequest:
+    def test_for_devices(self) -> None:
+        request = UserKeysClaimRequest.for_devices({"@a:b": ["PHONE", "a/b"], "@c:d": iter(["X", "X"]), "@e:f": ()})
+        assert request == UserKeysClaimRequest(
+            one_time_keys={
+                "@a:b": {"PHONE": "signed_curve25519", "a/b": "signed_curve25519"},
+                "@c:d": {"X": "signed_curve25519"},
+                "@e:f": {},
+            }
+        )
+        assert request.asked["@a:b"] == {"PHONE": "signed_curve25519", "a/b": "signed_curve25519"}
+        assert UserKeysClaimRequest.for_devices({}).to_json() == {"one_time_keys": {}}
+
+    def test_another_algorithm(self) -> None:
+        request = UserKeysClaimRequest.for_devices({"@a:b": ["D"]}, algorithm="org.example")
+        assert request.to_json() == {"one_time_keys": {"@a:b": {"D": "org.example"}}}
+
+    @pytest.mark.parametrize(
+        ("devices", "options", "path", "reason"),
+        [
+            (None, {}, "/one_time_keys", Reason.WRONG_TYPE),
+            (["@a:b"], {}, "/one_time_keys", Reason.WRONG_TYPE),
+            ({5: ["D"]}, {}, "/one_time_keys", Reason.WRONG_TYPE),
+            ({"bob": ["D"]}, {}, "/one_time_keys/bob", Reason.INVALID_IDENTIFIER),
+            ({"@a:b": "D"}, {}, "/one_time_keys/@a:b", Reason.WRONG_TYPE),
+            ({"@a:b": None}, {}, "/one_time_keys/@a:b", Reason.WRONG_TYPE),
+            ({"@a:b": {"D": "x"}}, {}, "/one_time_keys/@a:b", Reason.WRONG_TYPE),
+            ({"@a:b": ["D", 5]}, {}, "/one_time_keys/@a:b/1", Reason.WRONG_TYPE),
+            ({"@a:b": ["D", ""]}, {}, "/one_time_keys/@a:b/", Reason.INVALID_IDENTIFIER),
+            ({"@a:b": ["a/b"]}, {"algorithm": 5}, "/one_time_keys/@a:b/a~1b", Reason.WRONG_TYPE),
+            ({"@a:b": ["a/b"]}, {"algorithm": None}, "/one_time_keys/@a:b/a~1b", Reason.WRONG_TYPE),
+        ],
+        ids=repr,
+    )
+    def test_bad_callers_by_device(self, devices: Any, options: dict[str, Any], path: str, reason: Reason) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            UserKeysClaimRequest.for_devices(devices, **options)
+        assert (caught.value.path, caught.value.reason) == (path, reason)
+
     def test_both_directions(self) -> None:
         request = UserKeysClaimRequest(
             one_time_keys={ALICE.user_id: {"PHONE": "signed_curve25519", "a/b": "m.future"}, BOB.user_id: {}},

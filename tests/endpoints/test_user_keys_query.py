@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints.test_edus import changed, check_pointer, rejections_in
+from json_pointers import changed, check_pointer, rejections_in
 from matrix_e2e_keys import (
     FEDERATION_V1,
     CrossSigningKey,
@@ -42,6 +42,39 @@ class TestRequest:
         assert UserKeysQueryRequest.from_json(body) == request
         assert UserKeysQueryRequest.from_bytes(json.dumps(body)) == request
         assert request.asked == {"@a/b:a.example": ("PHONE", "a/b"), "@c:d": ()}
+
+    @pytest.mark.parametrize(
+        "users",
+        [["@a:b", "@c:d"], ("@a:b", "@c:d"), iter(["@a:b", "@c:d"]), {"@a:b": ["D"], "@c:d": None}],
+        ids=lambda users: type(users).__name__,
+    )
+    def test_for_users(self, users: Any) -> None:
+        request = UserKeysQueryRequest.for_users(users)
+        assert request == UserKeysQueryRequest(device_keys={"@a:b": (), "@c:d": ()})
+        assert request.to_json() == {"device_keys": {"@a:b": [], "@c:d": []}}
+
+    def test_for_no_users(self) -> None:
+        assert UserKeysQueryRequest.for_users([]).to_json() == {"device_keys": {}}
+        assert UserKeysQueryRequest.for_users(["@a:b", "@a:b"]).asked == {"@a:b": ()}
+
+    @pytest.mark.parametrize(
+        ("users", "path", "reason"),
+        [
+            (None, "/device_keys", Reason.WRONG_TYPE),
+            (5, "/device_keys", Reason.WRONG_TYPE),
+            ("@a:b", "/device_keys", Reason.WRONG_TYPE),
+            (b"@a:b", "/device_keys", Reason.WRONG_TYPE),
+            (["@a:b", 5], "/device_keys/1", Reason.WRONG_TYPE),
+            ([["@a:b"]], "/device_keys/0", Reason.WRONG_TYPE),
+            ({5: []}, "/device_keys/0", Reason.WRONG_TYPE),
+            (["@a:b", "bob"], "/device_keys/bob", Reason.INVALID_IDENTIFIER),
+        ],
+        ids=repr,
+    )
+    def test_bad_callers_by_user(self, users: Any, path: str, reason: Reason) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            UserKeysQueryRequest.for_users(users)
+        assert (caught.value.path, caught.value.reason) == (path, reason)
 
     def test_http(self) -> None:
         request = UserKeysQueryRequest(device_keys={"@c:d": ()}, extra={"added": 0.5})

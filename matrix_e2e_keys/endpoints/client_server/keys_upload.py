@@ -134,8 +134,9 @@ def _by_id(keys: Iterable[OneTimeKey], name: str) -> dict[str, OneTimeKey]:
     by_id: dict[str, OneTimeKey] = {}
     for place, item in enumerate(items(keys, name)):
         key: OneTimeKey = instances(OneTimeKey)(item, name, place)
-        if by_id.setdefault(str(key.key_id), key) is not key:
+        if str(key.key_id) in by_id:
             raise Refusal(Reason.INVALID_KEY_ID, f"two keys are called {quoted(str(key.key_id))}", name, place)
+        by_id[str(key.key_id)] = key
     return by_id
 
 
