@@ -144,11 +144,14 @@ class E2EKeysError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process boundaries when verification is spread over a pool.
-        return _rebuild, (type(self), self.reason, self.detail, self.path)
+        return _rebuild, (type(self), self.reason, self.detail, self.path, getattr(self, "in_answer", False))
 
 
-def _rebuild(kind: type[E2EKeysError], reason: Reason, detail: str, path: str) -> E2EKeysError:
-    return kind(reason, detail, path=path)
+def _rebuild(kind: type[E2EKeysError], reason: Reason, detail: str, path: str, in_answer: bool) -> E2EKeysError:
+    error = kind(reason, detail, path=path)
+    if isinstance(error, RemoteProtocolError):
+        error.in_answer = in_answer
+    return error
 
 
 class LocalProtocolError(E2EKeysError):
@@ -159,17 +162,23 @@ class RemoteProtocolError(E2EKeysError):
     """The other side sent something that the protocol does not allow.
 
     A homeserver that raises this while it reads a request answers with :attr:`http_status` and :attr:`errcode`.
+
+    Attributes:
+        in_answer: whether it was an answer that was read. Then whoever asks a homeserver at that moment is not at
+            fault.
     """
+
+    in_answer: bool = False
 
     @property
     def errcode(self) -> str:
         """The Matrix error code to answer with (client-server API, "Standard error response")."""
-        return _ERRCODES.get(self.reason, "M_BAD_JSON")
+        return "M_UNKNOWN" if self.in_answer else _ERRCODES.get(self.reason, "M_BAD_JSON")
 
     @property
     def http_status(self) -> int:
-        """The HTTP status to answer with."""
-        return _STATUSES.get(self.reason, 400)
+        """The HTTP status to answer with: that of a bad request, or 502 if it was another server's answer."""
+        return 502 if self.in_answer else _STATUSES.get(self.reason, 400)
 
 
 _ERRCODES: Final = {

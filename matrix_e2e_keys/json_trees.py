@@ -232,21 +232,32 @@ def _thaw(tree: Any) -> Any:
 
 
 def refused_places(tree: Any, at: Segments = ()) -> Iterator[tuple[Segments, Reason, str]]:
-    """Yield every place in ``tree`` that has no canonical encoding: where, why, and a sentence."""
-    stack: list[tuple[Segments, Any]] = [(at, tree)]
+    """Yield every place in ``tree`` that has no canonical encoding: where, why, and a sentence.
+
+    A path is made for a refused place only: there may be a million others, and each may be a hundred deep.
+    """
+    way: list[str | int] = []
+    stack: list[Iterator[tuple[Any, Any]]] = [iter([(None, tree)])]
     while stack:
-        place, value = stack.pop()
-        if type(value) is dict:
-            for name in value:
-                if _has_lone_surrogate(name):
-                    yield (*place, name), Reason.LONE_SURROGATE, "the member name holds a lone surrogate"
-            stack += [((*place, name), member) for name, member in reversed(value.items())]
-        elif type(value) is list:
-            stack += [((*place, index), value[index]) for index in range(len(value) - 1, -1, -1)]
-        elif type(value) is RefusedPlace:
-            yield place, value.reason, value.detail
-        elif type(value) is str and _has_lone_surrogate(value):
-            yield place, Reason.LONE_SURROGATE, "the string holds a lone surrogate"
+        for segment, value in stack[-1]:
+            kind = type(value)
+            if kind is dict or kind is list:
+                way.append(segment)
+                if kind is dict:
+                    for name in value:
+                        if _has_lone_surrogate(name):
+                            detail = "the member name holds a lone surrogate"
+                            yield (*at, *way[1:], name), Reason.LONE_SURROGATE, detail
+                stack.append(iter(value.items() if kind is dict else enumerate(value)))
+                break
+            if kind is RefusedPlace:
+                yield (*at, *[*way, segment][1:]), value.reason, value.detail
+            elif kind is str and _has_lone_surrogate(value):
+                yield (*at, *[*way, segment][1:]), Reason.LONE_SURROGATE, "the string holds a lone surrogate"
+        else:
+            stack.pop()
+            if way:
+                way.pop()
 
 
 def wrong_type(expected: str, value: Any, *at: str | int) -> Refusal:

@@ -31,7 +31,6 @@ class Rejection:
         path: JSON Pointer into the answer that was judged.
         reason: a :class:`~matrix_e2e_keys.Reason`, for programs.
         detail: one sentence for people.
-        raw: the entry as it was received, as plain JSON values. It is untrusted, and is left out of equality.
         user_id: the user under whose name the entry stood, if it stood under one.
         device_id: the device under whose id the entry stood, if it stood under one.
     """
@@ -39,9 +38,14 @@ class Rejection:
     path: str
     reason: Reason
     detail: str
-    raw: object = field(default=None, eq=False, repr=False)
+    _raw: object = field(default=None, eq=False, repr=False, alias="raw")
     user_id: str | None = None
     device_id: str | None = None
+
+    @property
+    def raw(self) -> object:
+        """The entry as it was received, as plain JSON values. A copy: what was refused stays as it was."""
+        return thaw(self._raw)
 
     def to_error(self) -> RemoteProtocolError:
         """Return the same finding as an exception, for callers that want to stop at it."""

@@ -15,7 +15,7 @@ Every check, with its source, is listed in ``docs/checks.md``.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -41,7 +41,7 @@ class ClaimResult:
         exhausted: user id to the devices that were asked for and for which there is no key, though the user's server
             answered. They have none left, or are gone.
         unreachable: user id to the devices that were asked for and whose server could not be reached. Nothing follows
-            from it.
+            from it. Neither is known if the answer is malformed as a whole.
         failures: server name to whatever the server says of the server it could not reach. Untrusted.
         notices: what is worth knowing about accepted entries, for example one key handed out for two devices.
     """
@@ -58,7 +58,7 @@ def check_claim(
     response: KeysClaimResponse,
     *,
     devices: Mapping[str, Mapping[str, VerifiedDevice]],
-    used: Container[Curve25519PublicKey] = frozenset(),
+    was_used: Callable[[Curve25519PublicKey], bool] | None = None,
     verifier: Verifier = LIBSODIUM,
 ) -> ClaimResult:
     """Judge an answer against its question.
@@ -68,7 +68,8 @@ def check_claim(
         response: what was answered.
         devices: user id to device id to device, verified before: ``QueryResult.devices.accepted``. A key for a device
             that is not among them is refused.
-        used: one-time keys that sessions were opened with before.
+        was_used: whether a session was opened with a one-time key before: ``set_of_keys.__contains__``, for example. By
+            default, none was.
         verifier: who checks.
 
     Raises:
@@ -78,10 +79,11 @@ def check_claim(
         raise LocalProtocolError(Reason.WRONG_TYPE, "a KeysClaimRequest and a KeysClaimResponse are needed")
     if not _is_map_of_maps(devices):
         raise LocalProtocolError(Reason.WRONG_TYPE, "the devices of users must be mappings", path="/devices")
-    if not isinstance(used, Container):
-        raise LocalProtocolError(Reason.WRONG_TYPE, "the used keys must be a container", path="/used")
+    if was_used is not None and not callable(was_used):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "was_used must be callable", path="/was_used")
     check_verifier(verifier)
-    check = _Check(asked=request.asked, response=response, devices=devices, used=used)
+    _check_filing(request, devices)
+    check = _Check(asked=request.asked, response=response, devices=devices, was_used=was_used or (lambda _key: False))
     check.judge(verifier)
     return ClaimResult(
         keys=Partition(
@@ -100,6 +102,19 @@ def _is_map_of_maps(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(member, Mapping) for member in value.values())
 
 
+def _check_filing(request: KeysClaimRequest, devices: Mapping[str, Mapping[str, VerifiedDevice]]) -> None:
+    """Refuse a device that stands under another name than its own."""
+    for user_id, asked in request.asked.items():
+        for device_id in asked:
+            device = devices.get(user_id, {}).get(device_id)
+            if type(device) is VerifiedDevice and (device.user_id, device.device_id) != (user_id, device_id):
+                raise LocalProtocolError(
+                    Reason.DEVICE_ID_MISMATCH,
+                    f"{device!r} stands under the name of another device",
+                    path=json_pointer(("devices", user_id, device_id)),
+                )
+
+
 @define(kw_only=True)
 class _Check:
     """One judgment under way."""
@@ -107,7 +122,7 @@ class _Check:
     asked: Mapping[str, Mapping[str, str]]
     response: KeysClaimResponse
     devices: Mapping[str, Mapping[str, VerifiedDevice]]
-    used: Container[Curve25519PublicKey]
+    was_used: Callable[[Curve25519PublicKey], bool]
     keys: dict[str, dict[str, VerifiedOneTimeKey]] = field(factory=dict)
     rejected: list[Rejection] = field(factory=list)
     unsupported: list[Rejection] = field(factory=list)
@@ -122,7 +137,7 @@ class _Check:
             key_id = str(key.key_id)
             if isinstance(verdict, Refusal):
                 self._reject(verdict, key.to_json(), user_id, device_id, key_id)
-            elif not verdict.is_fallback and verdict.public_key in self.used:
+            elif not verdict.is_fallback and self.was_used(verdict.public_key):
                 refusal = Refusal(Reason.KEY_REUSED, "a session was opened with this one-time key before", "key")
                 self._reject(refusal, key.to_json(), user_id, device_id, key_id)
             else:
@@ -188,7 +203,7 @@ class _Check:
     def nothing_from(self, *, reached: bool) -> dict[str, frozenset[str]]:
         """Return the devices that were asked for and of which nothing at all is there."""
         absent: dict[str, frozenset[str]] = {}
-        if self.response.malformed and any(it.path == "/one_time_keys" for it in self.response.malformed):
+        if self.response.malformed:  # who knows what would stand there, and which servers have failed
             return absent
         for user_id, asked in self.asked.items():
             of_user = self.response.one_time_keys.get(user_id, {})

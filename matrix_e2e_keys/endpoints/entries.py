@@ -281,12 +281,19 @@ def write_members(body: JsonObject, message: object, *names: str) -> JsonObject:
 
 def write_malformed(body: JsonObject, malformed: Sequence[Rejection]) -> JsonObject:
     """Put back into ``body`` what was malformed: whole members, and entries of lists."""
+    of_lists: dict[str, dict[int, Rejection]] = {}
     for rejection in malformed:
         _, name, *index = rejection.path.split("/")
         if index:
-            body[name].insert(int(index[0]), write_entry(rejection))  # type: ignore[union-attr]  # a list is there
+            of_lists.setdefault(name, {})[int(index[0])] = rejection
         else:
             body[name] = write_entry(rejection)
+    for name, rejections in of_lists.items():
+        good: Any = iter(body[name])  # type: ignore[arg-type]  # a list is there
+        body[name] = [
+            write_entry(rejections[place]) if place in rejections else next(good)
+            for place in range(len(body[name]) + len(rejections))  # type: ignore[arg-type]
+        ]
     return body
 
 
@@ -302,20 +309,24 @@ def malformed_members(
 
     def check(value: object, *at: str | int) -> tuple[Rejection, ...]:
         kept = items(value, *at)
-        paths = [getattr(rejection, "path", None) for rejection in kept]
+        seen: dict[str, set[int]] = {}
         for place, rejection in enumerate(kept):
             if type(rejection) is not Rejection:
                 raise wrong_type("what is malformed is named by rejections", rejection, *at, place)
             member = _MEMBER.fullmatch(rejection.path) if type(rejection.path) is str else None
-            whole = (
-                member is not None
-                and not member[2]
-                and member[1] in names
-                and not getattr(message, fields.get(member[1], member[1]))
-            )
-            entry = member is not None and member[2] and member[1] in lists and f"/{member[1]}" not in paths
-            if not (whole or entry):
+            name, index = ("", None) if member is None else member.groups()
+            indices = seen.setdefault(name, set())
+            is_known = name in (names if index is None else lists)
+            if index is None:
+                is_free = not indices and not getattr(message, fields.get(name, name), ())
+            else:
+                is_free = indices.isdisjoint((-1, int(index)))
+            if not is_known or not is_free:
                 raise Refusal(Reason.INVALID_VALUE, f"{quoted(rejection.path)} is not the path of a member", *at, place)
+            indices.add(-1 if index is None else int(index))
+        for name, indices in seen.items():
+            if indices != {-1} and max(indices) >= len(getattr(message, name)) + len(indices):
+                raise Refusal(Reason.INVALID_VALUE, f"there are not so many entries in {name}", *at)
         return tuple(sorted(kept, key=_index))
 
     return check

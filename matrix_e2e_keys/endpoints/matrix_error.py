@@ -55,7 +55,17 @@ class MatrixError(E2EKeysError):
         user_interactive: what has to be proved first, ``None`` if the answer does not ask for that.
         extra: all other members of the body, for example ``soft_logout``.
         body: the body as it was received, empty for an error made here.
+        in_answer: whether it was read off an answer, and not made here. Left out of equality.
     """
+
+    status: int
+    errcode: str | None
+    error: str
+    retry_after_ms: int | None
+    user_interactive: UserInteractiveAuth | None
+    extra: Mapping[str, Any]
+    body: bytes
+    in_answer: bool = False
 
     def __init__(
         self,
@@ -73,9 +83,7 @@ class MatrixError(E2EKeysError):
             self.errcode = optional(opaque_string)(errcode, "errcode")
             self.error = opaque_string(error, "error")
             self.retry_after_ms = optional(count)(retry_after_ms, "retry_after_ms")
-            self.user_interactive: UserInteractiveAuth | None = optional(instances(UserInteractiveAuth))(
-                user_interactive, "user_interactive"
-            )
+            self.user_interactive = optional(instances(UserInteractiveAuth))(user_interactive, "user_interactive")
             self.extra = extra_beside(*known)({} if extra is None else extra, "extra")
         if type(body) is not bytes:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the body of an answer must be bytes", path="/body")
@@ -113,7 +121,7 @@ class MatrixError(E2EKeysError):
         auth = read_user_interactive_auth(tree) if response.status == _UNAUTHORIZED else None
         known = _MEMBERS if auth is None else (*_MEMBERS, *AUTH_MEMBERS)
         with raised_as(RemoteProtocolError):
-            return cls(
+            error_in_answer = cls(
                 status=response.status,
                 errcode=printable(errcode) if type(errcode) is str else None,
                 error=printable(error) if type(error) is str else "",
@@ -122,17 +130,20 @@ class MatrixError(E2EKeysError):
                 extra={name: member for name, member in tree.items() if name not in known},
                 body=response.body,
             )
+        error_in_answer.in_answer = True
+        return error_in_answer
 
     @classmethod
     def answering(cls, error: E2EKeysError) -> MatrixError:
         """Return what a homeserver answers when ``error`` was raised while it worked on a request.
 
         A request that could not be read is answered with the error's own code, a signature that is none with
-        ``M_INVALID_SIGNATURE``. A :class:`MatrixError` is the answer already. A
+        ``M_INVALID_SIGNATURE``. A :class:`MatrixError` made by the homeserver is the answer already. What another
+        server answered, be it a refusal or nonsense, is not passed on, since it was not meant for who asks now: 502. A
         :class:`~matrix_e2e_keys.LocalProtocolError` is the homeserver's own fault: 500, and nothing is told.
         """
         if isinstance(error, MatrixError):
-            return error
+            return cls(status=502, error="Another server refused") if error.in_answer else error
         if isinstance(error, RemoteProtocolError):
             return cls(status=error.http_status, errcode=error.errcode, error=printable(str(error)))
         if isinstance(error, VerificationError):
@@ -186,11 +197,13 @@ class MatrixError(E2EKeysError):
             "extra": dict(self.extra),
             "body": self.body,
         }
-        return _rebuild, (members, auth)
+        return _rebuild, (members, auth, self.in_answer)
 
 
-def _rebuild(members: dict[str, Any], auth: dict[str, Any] | None) -> MatrixError:
-    return MatrixError(**members, user_interactive=None if auth is None else read_user_interactive_auth(auth))
+def _rebuild(members: dict[str, Any], auth: dict[str, Any] | None, in_answer: bool) -> MatrixError:
+    error = MatrixError(**members, user_interactive=None if auth is None else read_user_interactive_auth(auth))
+    error.in_answer = in_answer
+    return error
 
 
 def _body_as_object(body: bytes, limits: JsonLimits) -> dict[str, Any]:

@@ -11,15 +11,14 @@ Facts:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
-from attrs import evolve
-
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, quoted, raised_as
 from matrix_e2e_keys.identifiers import parse_device_id, parse_server_name, parse_user_id, read_identifier
-from matrix_e2e_keys.json_trees import WIDEST_LIMITS, RefusedPlace, refused_places, snapshot, thaw, wrong_type
+from matrix_e2e_keys.json_trees import FULL_STACK, WIDEST_LIMITS, refused_places, snapshot, thaw, wrong_type
 
 __all__ = [
     "Check",
@@ -50,7 +49,8 @@ __all__ = [
 T = TypeVar("T")
 
 # Less than what can be read at most: what is passed on stands a few levels deep in a message.
-_LIMITS: Final = evolve(WIDEST_LIMITS, max_depth=WIDEST_LIMITS.max_depth - 16)
+_MAX_DEPTH: Final = WIDEST_LIMITS.max_depth - 16
+_MAX_INTEGER_BITS: Final = 13_288  # as many digits as can be read at most
 
 Check: TypeAlias = Callable[..., T]
 """``check(value, *at)``: what will stand at ``at``, or a refusal."""
@@ -95,7 +95,7 @@ def path_segment(value: object, *at: str | int) -> str:
     """Take a string that can be a segment of a path. ``.`` and ``..`` are resolved on the way, encoded or not."""
     text = opaque_string(value, *at)
     if text in ("", ".", ".."):
-        raise Refusal(Reason.INVALID_VALUE, f"{quoted(text)} cannot be a segment of a path", *at)
+        raise Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(text)} cannot be a segment of a path", *at)
     return text
 
 
@@ -180,23 +180,48 @@ class JsonView(Mapping[str, Any]):
 
 def json_value(value: object, *at: str | int) -> Any:
     """Take any JSON value, as a copy."""
-    tree = snapshot(value, limits=_LIMITS)
-    for place, reason, detail in refused_places(tree, at):
-        if reason in (Reason.NOT_A_JSON_VALUE, Reason.TOO_DEEP):
-            raise Refusal(reason, detail, *place)
-    _check_numbers(tree, at)
-    return thaw(tree)
+    try:
+        return _passed_on(value, _MAX_DEPTH)
+    except Refusal as refusal:
+        raise Refusal(refusal.reason, refusal.detail, *at, *refusal.at) from None
+    except RecursionError:
+        raise Refusal(Reason.TOO_DEEP, FULL_STACK, *at) from None
 
 
-def _check_numbers(tree: Any, at: tuple[str | int, ...]) -> None:
-    if type(tree) is dict:
-        for name, member in tree.items():
-            _check_numbers(member, (*at, name))
-    elif type(tree) is list:
-        for place, item in enumerate(tree):
-            _check_numbers(item, (*at, place))
-    elif type(tree) is RefusedPlace and type(tree.value) is str:
-        raise Refusal(tree.reason, tree.detail, *at)  # NaN, Infinity, an integer too long to write
+def _passed_on(value: Any, room: int) -> Any:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict or kind is list:
+        if room == 0:
+            raise Refusal(Reason.TOO_DEEP, "nested too deeply, or the value contains itself")
+        at: Any = None
+        copied: Any = {} if kind is dict else []
+        try:
+            if kind is list:
+                for item in value:
+                    at = len(copied)
+                    copied.append(_passed_on(item, room - 1))
+            else:
+                for name, member in value.items():
+                    at = name if type(name) is str else f"<{type(name).__name__}>"
+                    if at is not name:
+                        raise Refusal(
+                            Reason.NOT_A_JSON_VALUE, f"a member name is of type {type(name).__name__}, not str"
+                        )
+                    copied[name] = _passed_on(member, room - 1)
+        except Refusal as refusal:
+            raise Refusal(refusal.reason, refusal.detail, at, *refusal.at) from None
+        return copied
+    if kind is float and math.isfinite(value):
+        return value
+    if kind is int:
+        if value.bit_length() > _MAX_INTEGER_BITS:
+            raise Refusal(Reason.INTEGER_OUT_OF_RANGE, "the integer is too long to be written")
+        return value
+    if kind is float:
+        raise Refusal(Reason.NOT_AN_INTEGER, f"{value!r} is not a JSON number")
+    raise Refusal(Reason.NOT_A_JSON_VALUE, f"a Python value of type {kind.__name__} is not a JSON value")
 
 
 def extra_beside(*known: str) -> Check[Mapping[str, Any]]:

@@ -25,11 +25,12 @@ from matrix_e2e_keys.endpoints.http_values import (
     split_query,
 )
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
+from matrix_e2e_keys.endpoints.members import map_of, opaque_string
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, quoted, raised_as
 from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, check_limits, snapshot, wrong_type
 
-__all__ = ["BodyRequest", "Request", "Response", "object_in", "others", "required"]
+__all__ = ["BodyRequest", "Request", "Response", "object_in", "others", "refuse_error", "required"]
 
 
 Answer = TypeVar("Answer", bound="Response")
@@ -60,6 +61,12 @@ def required(tree: dict[str, Any], name: str) -> Any:
     if name not in tree:
         raise Refusal(Reason.MISSING_MEMBER, f"there is no {name}", name)
     return tree[name]
+
+
+def refuse_error(tree: dict[str, Any], *known: str) -> None:
+    """Refuse what calls itself an answer, and is an error: it names an error code, and nothing of an answer."""
+    if "errcode" in tree and not any(name in tree for name in known):
+        raise Refusal(Reason.NOT_AN_ANSWER, "an error with the status of an answer", "errcode")
 
 
 def others(tree: dict[str, Any], *known: str) -> dict[str, Any]:
@@ -146,6 +153,12 @@ class Request(Generic[Answer]):
         """
         if type(match) is not Match or match.endpoint is not cls.endpoint:
             raise LocalProtocolError(Reason.WRONG_TYPE, f"a Match of {cls.endpoint.name} is needed", path="/match")
+        with raised_as(LocalProtocolError, "match"):
+            found = map_of(opaque_string)(match.parameters, "parameters")
+        if found.keys() != parameters_of(cls.endpoint.template(match.dialect)):
+            raise LocalProtocolError(
+                Reason.MISSING_PARAMETER, "the match must hold the parameters of the path", path="/match/parameters"
+            )
         check_limits(limits)
         parameters = {**match.parameters, **split_query(request.query, cls.endpoint.query)}
         for name in cls.endpoint.query:
@@ -284,9 +297,13 @@ class Response:
         check_limits(limits)
         if response.status >= 400:
             raise MatrixError.from_http(response, limits=limits)
-        if not 200 <= response.status <= 299:
-            raise RemoteProtocolError(Reason.UNEXPECTED_STATUS, f"an answer has no status {response.status}")
-        return cls.from_bytes(response.body, limits=limits)
+        try:
+            if not 200 <= response.status <= 299:
+                raise RemoteProtocolError(Reason.UNEXPECTED_STATUS, f"an answer has no status {response.status}")
+            return cls.from_bytes(response.body, limits=limits)
+        except RemoteProtocolError as error:
+            error.in_answer = True
+            raise
 
     @classmethod
     def from_bytes(cls, body: bytes | str, *, limits: JsonLimits = DEFAULT_LIMITS) -> Self:

@@ -9,6 +9,7 @@ from matrix_e2e_keys.endpoints.dialects import Dialect
 from matrix_e2e_keys.endpoints.entries import or_rejection, read_one_time_keys, read_users, user_entries
 from matrix_e2e_keys.endpoints.members import Check, frozen_map, instances, map_of
 from matrix_e2e_keys.errors import Reason, Refusal
+from matrix_e2e_keys.identifiers import parse_device_id, read_identifier
 from matrix_e2e_keys.json_trees import wrong_type
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
 from matrix_e2e_keys.outcome import Rejection, rejected
@@ -45,10 +46,16 @@ def read_claimed_keys(tree: dict[str, Any], name: str) -> dict[str, Any]:
             raise wrong_type("the devices of a user must be an object", devices)
         return {device: read_device(keys, user, device) for device, keys in devices.items()}
 
+    # One rejection for all keys of a device whose name is no device id: it may be long, and they may be many.
+
     def read_device(keys: Any, user: str, device: str) -> Any:
-        if type(keys) is not dict:
-            refusal = wrong_type("the keys of a device must be an object", keys)
-            return rejected(refusal, keys, (name, user, device), user_id=user, device_id=device)
+        try:
+            read_identifier(parse_device_id, device, "device_id")
+            if type(keys) is not dict:
+                raise wrong_type("the keys of a device must be an object", keys)
+        except Refusal as refusal:
+            bare = Refusal(refusal.reason, refusal.detail)
+            return rejected(bare, keys, (name, user, device), user_id=user, device_id=device)
         return read_one_time_keys(keys, name, user, device, user=user, device=device)
 
     return read_users(tree, read_user, name)

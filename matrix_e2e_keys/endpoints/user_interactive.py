@@ -26,7 +26,7 @@ from matrix_e2e_keys.endpoints.members import (
     settle,
     strings,
 )
-from matrix_e2e_keys.errors import LocalProtocolError, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, printable, raised_as
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 
 __all__ = ["AUTH_MEMBERS", "AuthenticationFlow", "UserInteractiveAuth", "read_user_interactive_auth"]
@@ -109,20 +109,25 @@ AUTH_MEMBERS: Final = ("flows", "session", "params", "completed")
 def read_user_interactive_auth(body: dict[str, Any]) -> UserInteractiveAuth | None:
     """Return what the ``body`` of a 401 answer asks for, ``None`` if that is not to be understood."""
     flows = body.get("flows")
-    if type(flows) is not list or any(type(flow) is not dict for flow in flows):
+    readable = [flow for flow in map(_read_flow, flows) if flow is not None] if type(flows) is list else []
+    if type(flows) is not list or (flows and not readable):
         return None
-    try:
-        return UserInteractiveAuth(
-            flows=tuple(
-                AuthenticationFlow(
-                    stages=flow.get("stages", ()),
-                    extra={name: member for name, member in flow.items() if name != "stages"},
-                )
-                for flow in flows
-            ),
-            session=body.get("session"),
-            params=body.get("params", {}),
-            completed=body.get("completed", ()),
-        )
-    except LocalProtocolError:
+    session, params, completed = (body.get(name) for name in AUTH_MEMBERS[1:])
+    return UserInteractiveAuth(
+        flows=tuple(readable),
+        session=printable(session) if type(session) is str else None,
+        params=params if type(params) is dict else {},
+        completed=tuple(printable(stage) for stage in completed if type(stage) is str)
+        if type(completed) is list
+        else (),
+    )
+
+
+def _read_flow(flow: Any) -> AuthenticationFlow | None:
+    """Return one way to authenticate, ``None`` if it is malformed. There may be others."""
+    stages = flow.get("stages") if type(flow) is dict else None
+    if type(stages) is not list or any(type(stage) is not str or stage != printable(stage) for stage in stages):
         return None
+    return AuthenticationFlow(
+        stages=tuple(stages), extra={name: member for name, member in flow.items() if name != "stages"}
+    )

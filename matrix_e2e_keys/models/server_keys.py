@@ -6,6 +6,7 @@ Facts:
 
 * The document is "signed using the ``verify_keys``": every Ed25519 key in it must have signed it here, so that nobody
   publishes a key that he does not have.
+* Every key signs the whole document, so there are at most 64 of them here.
 * The document says for itself whose keys they are. That it was fetched from that server (over TLS, or from a notary) is
   for the caller to know.
 * "Servers MUST use the lesser of this field and 7 days into the future when determining if a key is valid."
@@ -42,6 +43,7 @@ __all__ = ["OldVerifyKey", "ServerKeys", "VerifiedServerKeys", "read_server_keys
 
 T = TypeVar("T")
 
+_MAX_KEYS: Final = 64
 _SEVEN_DAYS_MS: Final = 7 * 24 * 60 * 60 * 1000
 
 
@@ -269,6 +271,9 @@ def read_server_keys(tree: Any) -> ServerKeys:
     for name in ("server_name", "verify_keys", "valid_until_ts"):
         if name not in tree:
             raise Refusal(Reason.MISSING_MEMBER, f"the server keys have no {name}", name)
+    if type(tree["verify_keys"]) is dict and len(tree["verify_keys"]) > _MAX_KEYS:
+        detail = f"a server signs with at most {_MAX_KEYS} keys, not {len(tree['verify_keys'])}"
+        raise Refusal(Reason.TOO_MANY_KEYS, detail, "verify_keys")
     return _new(
         new_signed_json(parts),
         read_identifier(parse_server_name, tree["server_name"], "server_name"),

@@ -20,7 +20,7 @@ from attrs import evolve, field, frozen
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import read_cross_signing_key, read_optional, write_entry
 from matrix_e2e_keys.endpoints.members import extra_beside, instances, json_object, optional, settle
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, refuse_error
 from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.outcome import Rejection
@@ -126,4 +126,5 @@ class DeviceSigningUploadResponse(Response):
 
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
+        refuse_error(tree)
         return cls(extra=thaw(tree))

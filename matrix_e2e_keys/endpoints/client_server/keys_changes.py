@@ -13,7 +13,7 @@ from attrs import field, frozen
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_user_ids, write_malformed
 from matrix_e2e_keys.endpoints.members import called, extra_beside, opaque_string, settle, user_ids
-from matrix_e2e_keys.endpoints.messages import Request, Response, others
+from matrix_e2e_keys.endpoints.messages import Request, Response, others, refuse_error
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
 
@@ -87,6 +87,7 @@ class KeysChangesResponse(Response):
 
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
+        refuse_error(tree, *_LISTS)
         malformed: list[Rejection] = []
         return cls(
             changed=read_user_ids(tree, "changed", malformed),

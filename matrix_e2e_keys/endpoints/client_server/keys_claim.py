@@ -25,7 +25,7 @@ from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, wr
 from matrix_e2e_keys.endpoints.members import count, extra_beside, json_object, optional, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, required
 from matrix_e2e_keys.endpoints.one_time_key_maps import ClaimedKeys, check_form, claimed_keys, read_claimed_keys
-from matrix_e2e_keys.errors import LocalProtocolError, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, raised_as
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
 
@@ -87,6 +87,13 @@ class KeysClaimRequest(BodyRequest["KeysClaimResponse"]):
         if self.timeout is not None:
             body["timeout"] = self.timeout
         return body
+
+    def _check_dialect(self, dialect: Dialect) -> None:
+        for user_id, devices in self.asked.items() if dialect.bare_one_time_keys else ():
+            for device_id, algorithm in devices.items():
+                if algorithm == SIGNED_CURVE25519:
+                    detail = f"{dialect.name} has bare one-time keys only"
+                    raise Refusal(Reason.NOT_IN_DIALECT, detail, "one_time_keys", user_id, device_id)
 
     @classmethod
     def _read_body(cls, body: dict[str, Any]) -> Self:

@@ -87,9 +87,13 @@ class KeysUploadRequest(BodyRequest["KeysUploadResponse"]):
         """Upload some keys, each under its own id.
 
         Raises:
-            LocalProtocolError: one of them is no key, or two have one id.
+            LocalProtocolError: one of them is no key, two have one id, a fallback key stands among the one-time keys or
+                the other way round, or there are two fallback keys of one algorithm.
         """
         with raised_as(LocalProtocolError):
+            one_time_keys, fallback_keys = items(one_time_keys, "one_time_keys"), items(fallback_keys, "fallback_keys")
+            _check_fallback(one_time_keys, "one_time_keys", is_fallback=False)
+            _check_fallback(fallback_keys, "fallback_keys", is_fallback=True)
             return cls(
                 device_keys=device_keys,
                 one_time_keys=_by_id(one_time_keys, "one_time_keys"),
@@ -128,6 +132,24 @@ class KeysUploadRequest(BodyRequest["KeysUploadResponse"]):
     def answer_type(cls) -> type[KeysUploadResponse]:
         """Return the class of the answers."""
         return KeysUploadResponse
+
+
+def _check_fallback(keys: Iterable[OneTimeKey], name: str, *, is_fallback: bool) -> None:
+    """Refuse keys in the wrong place.
+
+    "An additional ``fallback: true`` key should be included"; "at most one key per algorithm".
+    """
+    algorithms: set[str] = set()
+    for place, key in enumerate(keys):
+        if type(key) is not OneTimeKey:
+            continue  # is refused as what it is
+        if key.signed is not None and key.fallback is not is_fallback:
+            detail = "a fallback key says so, and a one-time key does not"
+            raise Refusal(Reason.INVALID_VALUE, detail, name, place)
+        if is_fallback and key.key_id.algorithm in algorithms:
+            detail = f"there can be one {quoted(key.key_id.algorithm)} fallback key"
+            raise Refusal(Reason.TOO_MANY_KEYS, detail, name, place)
+        algorithms.add(key.key_id.algorithm)
 
 
 def _by_id(keys: Iterable[OneTimeKey], name: str) -> dict[str, OneTimeKey]:

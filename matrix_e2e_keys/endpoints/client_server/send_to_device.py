@@ -18,7 +18,7 @@ from attrs import field, frozen
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
 from matrix_e2e_keys.endpoints.members import extra_beside, json_object, path_segment, settle
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, refuse_error, required
 from matrix_e2e_keys.endpoints.to_device_messages import ToDeviceMessages, read_messages, to_device_messages
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
@@ -106,4 +106,5 @@ class SendToDeviceResponse(Response):
 
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
+        refuse_error(tree)
         return cls(extra=thaw(tree))

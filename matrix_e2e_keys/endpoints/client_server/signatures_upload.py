@@ -39,7 +39,7 @@ from matrix_e2e_keys.endpoints.members import (
     optional,
     settle,
 )
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, refuse_error
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
@@ -221,6 +221,7 @@ class SignaturesUploadResponse(Response):
                 for name, value in failures.items()
             }
 
+        refuse_error(tree, "failures")
         malformed: list[Rejection] = []
         return cls(
             failures=read_member(

@@ -6,7 +6,8 @@ Facts:
 
 * A transaction carries EDUs, some of which are about keys, and PDUs, the events of rooms, which are none of this
   library's business: they are passed on as they are.
-* A malformed EDU is set aside, and the others stand.
+* A malformed EDU is set aside, and the others stand. So is an event that could not be passed on as it is.
+* ``null`` for a list is an empty one: some encoders write it so.
 * "The sending server must wait and retry for a 200 OK response before sending a transaction with a different
   ``txnId``". Who has sent it is known from the signature of the request; ``origin`` in it is only what it says.
 """
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, Final, Self
 from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
-from matrix_e2e_keys.endpoints.entries import or_rejection, write_entry
+from matrix_e2e_keys.endpoints.entries import or_rejection, read_entry, write_entries, write_entry
 from matrix_e2e_keys.endpoints.federation.edus import EDU_TYPES, Edu, read_edus
 from matrix_e2e_keys.endpoints.members import (
     extra_beside,
@@ -27,36 +28,57 @@ from matrix_e2e_keys.endpoints.members import (
     integer,
     items,
     json_object,
-    json_value,
     path_segment,
     server_name,
     settle,
 )
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
 from matrix_e2e_keys.errors import Reason, Refusal
-from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
+from matrix_e2e_keys.json_trees import JsonObject, RefusedPlace, thaw, wrong_type
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["SendTransactionRequest", "SendTransactionResponse"]
 
 _MEMBERS: Final = ("origin", "origin_server_ts", "pdus", "edus")
 _MAX_EDUS: Final = 100
+_MAX_PDUS: Final = 50
 
 
 def _edus(value: object, *at: str | int) -> tuple[Edu | Rejection, ...]:
     """Take EDUs. A transaction "must not include more than 100"."""
     check = or_rejection(instances(*EDU_TYPES))
-    edus = tuple(check(item, *at, place) for place, item in enumerate(items(value, *at)))
-    if len(edus) > _MAX_EDUS:
-        raise Refusal(Reason.TOO_LARGE, f"a transaction holds at most {_MAX_EDUS} EDUs, not {len(edus)}", *at)
-    return edus
+    return tuple(check(item, *at, place) for place, item in enumerate(_at_most(_MAX_EDUS, value, *at)))
 
 
-def _pdus(value: object, *at: str | int) -> tuple[Any, ...]:
-    return tuple(
-        json_object(item, *at, place) if isinstance(item, Mapping) else json_value(item, *at, place)
-        for place, item in enumerate(items(value, *at))
-    )
+def _at_most(most: int, value: object, *at: str | int) -> tuple[Any, ...]:
+    units = items(value, *at)
+    if len(units) > most:
+        raise Refusal(Reason.TOO_LARGE, f"a transaction holds at most {most} {at[-1]}, not {len(units)}", *at)
+    return units
+
+
+def _pdus(value: object, *at: str | int) -> tuple[Mapping[str, Any] | Rejection, ...]:
+    """Take events. A transaction "must not include more than 50"."""
+    check = or_rejection(json_object)
+    return tuple(check(item, *at, place) for place, item in enumerate(_at_most(_MAX_PDUS, value, *at)))
+
+
+def _read_pdu(tree: Any) -> dict[str, Any]:
+    """Read an event, which is passed on as it is, or not at all."""
+    event = object_in(tree, "an event")
+    _refuse_what_cannot_be_passed_on(event)
+    copied: dict[str, Any] = thaw(event)
+    return copied
+
+
+def _refuse_what_cannot_be_passed_on(tree: Any) -> None:
+    if type(tree) is RefusedPlace and (tree.reason is Reason.DUPLICATE_MEMBER or type(tree.value) not in (int, float)):
+        raise Refusal(tree.reason, tree.detail)
+    for at, member in tree.items() if type(tree) is dict else enumerate(tree) if type(tree) is list else ():
+        try:
+            _refuse_what_cannot_be_passed_on(member)
+        except Refusal as refusal:
+            raise Refusal(refusal.reason, refusal.detail, at, *refusal.at) from None
 
 
 @frozen(kw_only=True)
@@ -68,7 +90,8 @@ class SendTransactionRequest(BodyRequest["SendTransactionResponse"]):
         origin: the sending server, according to the transaction.
         origin_server_ts: when it was made, in milliseconds since the epoch, by the sender's clock.
         edus: what is told about keys and other things, at most 100; a rejection where an EDU is malformed.
-        pdus: the events of rooms, as they are.
+        pdus: the events of rooms, as they are, at most 50; a rejection where one is no object, or cannot be passed on
+            as it is: a member stands twice in it, or it is beyond the limits.
         extra: members that the specification does not name.
     """
 
@@ -78,7 +101,7 @@ class SendTransactionRequest(BodyRequest["SendTransactionResponse"]):
     origin: str
     origin_server_ts: int
     edus: tuple[Edu | Rejection, ...] = ()
-    pdus: tuple[Any, ...] = ()
+    pdus: tuple[Mapping[str, Any] | Rejection, ...] = ()
     extra: Mapping[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -96,7 +119,7 @@ class SendTransactionRequest(BodyRequest["SendTransactionResponse"]):
         """Return the request body. What was malformed stands in it as it was received, or as ``null``."""
         body: JsonObject = thaw(dict(self.extra))
         body.update(origin=self.origin, origin_server_ts=self.origin_server_ts)
-        body["pdus"] = [dict(pdu) if isinstance(pdu, Mapping) else thaw(pdu) for pdu in self.pdus]
+        body["pdus"] = [write_entries(pdu) for pdu in self.pdus]
         body["edus"] = [write_entry(edu) for edu in self.edus]
         return body
 
@@ -106,15 +129,17 @@ class SendTransactionRequest(BodyRequest["SendTransactionResponse"]):
     @classmethod
     def _read_tree(cls, tree: Any, parameters: Mapping[str, str]) -> Self:
         body = object_in(tree, "the request")
-        pdus = required(body, "pdus")
-        if type(pdus) is not list:
-            raise wrong_type("pdus must be an array", pdus, "pdus")
+        pdus, edus = required(body, "pdus"), body.get("edus")
+        for name, units, most in (("pdus", pdus, _MAX_PDUS), ("edus", edus, _MAX_EDUS)):
+            if type(units) not in (list, type(None)):
+                raise wrong_type(f"{name} must be an array", units, name)
+            _at_most(most, units or (), name)
         return cls(
             txn_id=parameters["txn_id"],
             origin=required(body, "origin"),
             origin_server_ts=required(body, "origin_server_ts"),
-            edus=read_edus(body["edus"]) if "edus" in body else (),
-            pdus=thaw(pdus),
+            edus=read_edus(edus or []),
+            pdus=tuple(read_entry(_read_pdu, pdu, "pdus", place) for place, pdu in enumerate(pdus or ())),
             extra=thaw(others(body, *_MEMBERS)),
         )
 
