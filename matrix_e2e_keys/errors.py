@@ -177,7 +177,7 @@ class RemoteProtocolError(E2EKeysError):
 
     @property
     def http_status(self) -> int:
-        """The HTTP status to answer with: that of a bad request, or 502 if it was another server's answer."""
+        """The HTTP status to answer with. If it was another server's answer, that is 502."""
         return 502 if self.in_answer else _STATUSES.get(self.reason, 400)
 
 

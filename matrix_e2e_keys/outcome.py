@@ -44,7 +44,7 @@ class Rejection:
 
     @property
     def raw(self) -> object:
-        """The entry as it was received, as plain JSON values. A copy: what was refused stays as it was."""
+        """A copy of the entry as it was received, as plain JSON values. It is untrusted, and left out of equality."""
         return thaw(self._raw)
 
     def to_error(self) -> RemoteProtocolError:

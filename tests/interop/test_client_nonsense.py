@@ -186,7 +186,7 @@ NONSENSE: list[tuple[Build, str, Reason]] = [
     (
         lambda: SendToDeviceRequest(event_type="", txn_id="1", messages={}).to_http(),
         "/event_type",
-        Reason.INVALID_VALUE,
+        Reason.INVALID_IDENTIFIER,
     ),
 ]
 
