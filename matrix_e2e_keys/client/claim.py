@@ -16,13 +16,13 @@ Every check, with its source, is listed in ``docs/checks.md``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from attrs import define, field, frozen
 
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest, KeysClaimResponse
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
+from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey, VerifiedOneTimeKey, verify_one_time_keys
@@ -87,12 +87,12 @@ def check_claim(
     check.judge(verifier)
     return ClaimResult(
         keys=Partition(
-            accepted=MappingProxyType({user_id: MappingProxyType(of) for user_id, of in check.keys.items()}),
+            accepted=FrozenMap({user_id: FrozenMap(of) for user_id, of in check.keys.items()}),
             rejected=tuple(check.rejected),
             unsupported=tuple(check.unsupported),
         ),
-        exhausted=MappingProxyType(check.nothing_from(reached=True)),
-        unreachable=MappingProxyType(check.nothing_from(reached=False)),
+        exhausted=FrozenMap(check.nothing_from(reached=True)),
+        unreachable=FrozenMap(check.nothing_from(reached=False)),
         failures=response.failures,
         notices=tuple(check.notices),
     )

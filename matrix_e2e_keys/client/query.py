@@ -21,7 +21,6 @@ import enum
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
-from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -30,6 +29,7 @@ from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
 from matrix_e2e_keys.endpoints.key_maps import KeyMap
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
+from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity, verify_identities
@@ -143,17 +143,17 @@ def check_query(
     others = list(check.identities.values())
     return QueryResult(
         devices=Partition(
-            accepted=MappingProxyType({user_id: MappingProxyType(of) for user_id, of in check.devices.items()}),
+            accepted=FrozenMap({user_id: FrozenMap(of) for user_id, of in check.devices.items()}),
             rejected=check.in_answer_order(check.rejected_devices),
             unsupported=tuple(check.unsupported_devices),
         ),
         identities=Partition(
-            accepted=MappingProxyType(check.identities),
+            accepted=FrozenMap(check.identities),
             rejected=tuple(check.rejected_keys),
             unsupported=tuple(check.unsupported_keys),
         ),
-        users=MappingProxyType(_answers(request, response)),
-        missing_devices=MappingProxyType(_missing(request, response)),
+        users=FrozenMap(_answers(request, response)),
+        missing_devices=FrozenMap(_missing(request, response)),
         verified_users=frozenset() if own is None else own.verified_users(others, verifier=verifier),
         failures=response.failures,
         notices=tuple(check.notices),

@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from matrix_e2e_keys.endpoints.members import Check, frozen_map, items, json_value
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted
+from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, read_cross_signing_keys
@@ -98,7 +98,7 @@ def user_entries(check: Check[Any]) -> Check[Mapping[str, Any]]:
                 users[name] = check(of_user, *at, name)
             else:
                 raise Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(name)} is not a user id", *at, name)
-        return MappingProxyType(users)
+        return FrozenMap(users)
 
     return check_users
 
@@ -298,7 +298,7 @@ def write_malformed(body: JsonObject, malformed: Sequence[Rejection]) -> JsonObj
 
 
 def malformed_members(
-    message: object, *names: str, lists: Sequence[str] = (), fields: Mapping[str, str] = MappingProxyType({})
+    message: object, *names: str, lists: Sequence[str] = (), fields: Mapping[str, str] = FrozenMap({})
 ) -> Callable[..., tuple[Rejection, ...]]:
     """Return a check for what was malformed in ``message``, to be made after all others.
 

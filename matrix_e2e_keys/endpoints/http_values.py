@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -25,6 +24,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys.canonical_json import encode_tree
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError, json_pointer, quoted
+from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.json_trees import FULL_STACK
 
 __all__ = [
@@ -92,7 +92,7 @@ def _headers(value: Mapping[str, str]) -> Mapping[str, str]:
         if not isinstance(name, str) or not isinstance(text, str):
             raise LocalProtocolError(Reason.WRONG_TYPE, "names and values of headers must be str", path="/headers")
         headers[str(name).lower()] = str(text)  # some transports have a str of their own
-    return MappingProxyType(headers)
+    return FrozenMap(headers)
 
 
 @frozen(kw_only=True)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, quoted, raised_as
+from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.identifiers import parse_device_id, parse_server_name, parse_user_id, read_identifier
 from matrix_e2e_keys.json_trees import FULL_STACK, WIDEST_LIMITS, refused_places, snapshot, thaw, wrong_type
 
@@ -269,12 +269,12 @@ def frozen_map(value: object, *at: str | int) -> Mapping[str, Any]:
     for name in copied:
         if type(name) is not str:
             raise wrong_type(f"a name in {at[-1]} must be a string", name, *at)
-    return MappingProxyType(copied)
+    return FrozenMap(copied)
 
 
 def map_of(check: Check[T]) -> Check[Mapping[str, T]]:
     """Return a check for a mapping whose values pass ``check``."""
-    return lambda value, *at: MappingProxyType(
+    return lambda value, *at: FrozenMap(
         {name: check(member, *at, name) for name, member in frozen_map(value, *at).items()}
     )
 

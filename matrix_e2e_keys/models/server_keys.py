@@ -15,7 +15,6 @@ Facts:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from attrs import frozen
@@ -30,6 +29,7 @@ from matrix_e2e_keys.errors import (
     quoted,
     raised_as,
 )
+from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.identifiers import ServerName, parse_server_name, read_identifier
 from matrix_e2e_keys.json_trees import JsonObject, snapshot, wrong_type
 from matrix_e2e_keys.keys import Ed25519PublicKey, KeyId
@@ -88,12 +88,12 @@ class ServerKeys(metaclass=Sealed):
     @property
     def verify_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Key id to key. Keys of algorithms this library does not know are left out."""
-        return MappingProxyType(self._verify_keys)
+        return FrozenMap(self._verify_keys)
 
     @property
     def old_verify_keys(self) -> Mapping[str, OldVerifyKey]:
         """Key id to key that is not used any more."""
-        return MappingProxyType(self._old_verify_keys)
+        return FrozenMap(self._old_verify_keys)
 
     @classmethod
     def from_json(cls, obj: object) -> ServerKeys:
