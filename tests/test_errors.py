@@ -23,6 +23,26 @@ from matrix_e2e_keys.errors import Refusal, json_pointer, printable, quoted
 KINDS = [LocalProtocolError, RemoteProtocolError, VerificationError]
 
 
+@pytest.mark.parametrize(
+    ("reason", "errcode", "status"),
+    [
+        (Reason.WRONG_TYPE, "M_BAD_JSON", 400),
+        (Reason.TOO_LARGE, "M_TOO_LARGE", 413),
+        (Reason.UNRECOGNIZED_ENDPOINT, "M_UNRECOGNIZED", 404),
+    ],
+)
+def test_an_answer_is_nobodys_fault_who_asks(reason: Reason, errcode: str, status: int) -> None:
+    error = RemoteProtocolError(reason, "x", path="/a")
+    assert (error.in_answer, error.errcode, error.http_status) == (False, errcode, status)
+    error.in_answer = True
+    copies = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for again in (error, copy.copy(error), copy.deepcopy(error), *copies):
+        assert type(again) is RemoteProtocolError
+        assert (again.in_answer, again.errcode, again.http_status) == (True, "M_UNKNOWN", 502)
+        assert (again.reason, again.detail, again.path) == (reason, "x", "/a")
+    assert RemoteProtocolError(reason, "x").in_answer is False
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_says_why_and_where(kind: type[E2EKeysError]) -> None:
     error = kind(Reason.WRONG_TYPE, "it is wrong", path="/a/0")

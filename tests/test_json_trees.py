@@ -95,6 +95,31 @@ def test_all_refused_places_are_found_in_order() -> None:
     ]
 
 
+def reference_places(tree: Any, at: tuple[str | int, ...]) -> list[tuple[tuple[str | int, ...], Reason, str]]:
+    """The same, as one would write it down: a path for every place."""
+    if type(tree) is RefusedPlace:
+        return [(at, tree.reason, tree.detail)]
+    if type(tree) is str and any("\ud800" <= letter <= "\udfff" for letter in tree):
+        return [(at, Reason.LONE_SURROGATE, "the string holds a lone surrogate")]
+    found: list[tuple[tuple[str | int, ...], Reason, str]] = []
+    if type(tree) is dict:
+        for name in tree:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                found.append(((*at, name), Reason.LONE_SURROGATE, "the member name holds a lone surrogate"))
+        for name, member in tree.items():
+            found += reference_places(member, (*at, name))
+    elif type(tree) is list:
+        for place, item in enumerate(tree):
+            found += reference_places(item, (*at, place))
+    return found
+
+
+@given(wild_values, st.sampled_from([(), ("a", 7)]))
+def test_refused_places_are_those_a_reference_finds(value: Any, at: tuple[str | int, ...]) -> None:
+    tree = snapshot(value)
+    assert list(refused_places(tree, at)) == reference_places(tree, at)
+
+
 def test_places_start_where_the_caller_says() -> None:
     assert places(parse_frame("[1.5]")) == {(0,): Reason.NOT_AN_INTEGER}
     (found,) = refused_places(parse_frame("[1.5]"), ("a", 7))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
 import attrs
 import pytest
 
@@ -25,6 +30,30 @@ def test_the_raw_entry_is_left_out_of_equality_and_repr() -> None:
     assert "secret" not in repr(other)
     assert attrs.evolve(FIRST, path="/c") != FIRST
     assert FIRST.raw == [1.5]
+
+
+def test_the_raw_entry_is_a_copy() -> None:
+    rejection = Rejection(path="/a", reason=Reason.WRONG_TYPE, detail="wrong", raw={"a": [1, {"b": None}], "c": 1.5})
+    raw: Any = rejection.raw
+    assert raw == {"a": [1, {"b": None}], "c": 1.5}
+    raw["a"][1]["b"] = 2
+    raw["a"].append(3)
+    raw.clear()
+    assert rejection.raw == {"a": [1, {"b": None}], "c": 1.5}
+    assert rejection.raw is not rejection.raw
+    assert SECOND.raw is None
+    with pytest.raises(AttributeError):
+        rejection.raw = None  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value)), attrs.evolve],
+    ids=["copy", "deepcopy", "pickle", "evolve"],
+)
+def test_copies_keep_the_raw_entry(again: Callable[[Any], Any]) -> None:
+    copied = again(FIRST)
+    assert (copied, copied.raw) == (FIRST, [1.5])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import Final
 from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.http_values import HttpRequest, match_template, parameters_of
+from matrix_e2e_keys.endpoints.members import instances, map_of, opaque_string, settle
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError, quoted
 
 __all__ = [
@@ -144,7 +145,8 @@ class Endpoint:
             if parameters is not None:
                 if request.method != self.method:
                     raise RemoteProtocolError(
-                        Reason.WRONG_METHOD, f"{self.name} is asked with {self.method}, not with {request.method}"
+                        Reason.WRONG_METHOD,
+                        f"{self.name} is asked with {self.method}, not with {quoted(request.method)}",
                     )
                 return Match(endpoint=self, dialect=dialect, parameters=parameters)
         return None
@@ -163,6 +165,13 @@ class Match:
     endpoint: Endpoint
     dialect: Dialect
     parameters: Mapping[str, str]
+
+    def __attrs_post_init__(self) -> None:
+        settle(self, endpoint=instances(Endpoint), dialect=instances(Dialect), parameters=map_of(opaque_string))
+        if self.parameters.keys() != parameters_of(self.endpoint.template(self.dialect)):
+            raise LocalProtocolError(
+                Reason.MISSING_PARAMETER, "a match holds the parameters of the path", path="/parameters"
+            )
 
 
 def _client(name: str, method: str, path: str, *, query: tuple[str, ...] = ()) -> Endpoint:

@@ -84,10 +84,11 @@ def _status(value: int) -> int:
 
 
 def _headers(value: Mapping[str, str]) -> Mapping[str, str]:
-    if not hasattr(value, "items"):  # some transports have headers that are no Mapping
-        raise LocalProtocolError(Reason.WRONG_TYPE, "headers must be a mapping", path="/headers")
     headers: dict[str, str] = {}
-    pairs: list[tuple[object, object]] = list(value.items())
+    try:
+        pairs: list[tuple[object, object]] = [(name, text) for name, text in value.items()]
+    except (AttributeError, TypeError, ValueError):  # some transports have headers that are no Mapping, but have items
+        raise LocalProtocolError(Reason.WRONG_TYPE, "headers must be a mapping", path="/headers") from None
     for name, text in pairs:
         if not isinstance(name, str) or not isinstance(text, str):
             raise LocalProtocolError(Reason.WRONG_TYPE, "names and values of headers must be str", path="/headers")
@@ -171,7 +172,7 @@ def _quoted_segment(name: str, value: str | None) -> str:
         raise LocalProtocolError(Reason.MISSING_PARAMETER, f"{name} must be in the path", path=json_pointer([name]))
     if value in ("", ".", ".."):
         raise LocalProtocolError(
-            Reason.INVALID_VALUE, f"{quoted(value)} cannot be a segment of a path", path=json_pointer([name])
+            Reason.INVALID_IDENTIFIER, f"{quoted(value)} cannot be a segment of a path", path=json_pointer([name])
         )
     return _percent_encoded(name, value)
 

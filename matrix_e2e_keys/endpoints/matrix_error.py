@@ -4,7 +4,7 @@ Specification: client-server API, "Standard error response" and "Rate limiting".
 
 Facts:
 
-* Whatever has status 4xx or 5xx is one of these, be its body JSON, a web page or nothing: the status always says
+* Whatever has a status of 400 or more is one of these, be its body JSON, a web page or nothing: the status always says
   something, and a client must be able to go by it.
 * "Errors are generally best expressed by their error code rather than the HTTP status code returned"; for ``M_UNKNOWN``
   the other way round.
@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+
+from attrs import evolve
 
 from matrix_e2e_keys.endpoints.http_values import HttpResponse, encode_body, http_status
 from matrix_e2e_keys.endpoints.members import count, extra_beside, instances, opaque_string, optional
@@ -46,7 +48,7 @@ class MatrixError(E2EKeysError):
     Two of them are equal if status, error code, text, delay, authentication and further members are.
 
     Attributes:
-        status: the HTTP status, 400 to 599.
+        status: the HTTP status, 400 or more.
         errcode: the error code, ``None`` if the answer names none.
         error: the text for people. Untrusted.
         retry_after_ms: how many milliseconds to wait, ``None`` if the answer does not say. It is the member of the body
@@ -102,11 +104,11 @@ class MatrixError(E2EKeysError):
 
     @classmethod
     def from_http(cls, response: HttpResponse, *, limits: JsonLimits = DEFAULT_LIMITS) -> MatrixError:
-        """Read an answer with status 4xx or 5xx. Every such answer can be read.
+        """Read an answer with a status of 400 or more. Every such answer can be read.
 
         Args:
             response: the answer.
-            limits: depth, size and digits of a body that is looked into. A larger one is kept unread.
+            limits: size and digits of a body that is looked into. A larger one is kept unread.
 
         Raises:
             LocalProtocolError: the answer has another status.
@@ -116,7 +118,8 @@ class MatrixError(E2EKeysError):
         if type(response) is not HttpResponse:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the answer must be an HttpResponse")
         http_status(response.status, 400)
-        tree = _body_as_object(response.body, limits)
+        shallow = evolve(limits, max_depth=min(limits.max_depth, DEFAULT_LIMITS.max_depth))
+        tree = _body_as_object(response.body, shallow)
         errcode, error, delay = (tree.get(name) for name in _MEMBERS)
         auth = read_user_interactive_auth(tree) if response.status == _UNAUTHORIZED else None
         known = _MEMBERS if auth is None else (*_MEMBERS, *AUTH_MEMBERS)

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 # Less than what can be read at most: what is passed on stands a few levels deep in a message.
 _MAX_DEPTH: Final = WIDEST_LIMITS.max_depth - 16
-_MAX_INTEGER_BITS: Final = 13_288  # as many digits as can be read at most
+_TOO_LONG: Final = 10**WIDEST_LIMITS.max_digits  # to be read again by whatever limits
 
 Check: TypeAlias = Callable[..., T]
 """``check(value, *at)``: what will stand at ``at``, or a refusal."""
@@ -216,7 +216,7 @@ def _passed_on(value: Any, room: int) -> Any:
     if kind is float and math.isfinite(value):
         return value
     if kind is int:
-        if value.bit_length() > _MAX_INTEGER_BITS:
+        if abs(value) >= _TOO_LONG:
             raise Refusal(Reason.INTEGER_OUT_OF_RANGE, "the integer is too long to be written")
         return value
     if kind is float:

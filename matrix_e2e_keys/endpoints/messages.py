@@ -25,7 +25,6 @@ from matrix_e2e_keys.endpoints.http_values import (
     split_query,
 )
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
-from matrix_e2e_keys.endpoints.members import map_of, opaque_string
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, quoted, raised_as
 from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, check_limits, snapshot, wrong_type
@@ -153,12 +152,8 @@ class Request(Generic[Answer]):
         """
         if type(match) is not Match or match.endpoint is not cls.endpoint:
             raise LocalProtocolError(Reason.WRONG_TYPE, f"a Match of {cls.endpoint.name} is needed", path="/match")
-        with raised_as(LocalProtocolError, "match"):
-            found = map_of(opaque_string)(match.parameters, "parameters")
-        if found.keys() != parameters_of(cls.endpoint.template(match.dialect)):
-            raise LocalProtocolError(
-                Reason.MISSING_PARAMETER, "the match must hold the parameters of the path", path="/match/parameters"
-            )
+        if type(request) is not HttpRequest:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "the request must be an HttpRequest")
         check_limits(limits)
         parameters = {**match.parameters, **split_query(request.query, cls.endpoint.query)}
         for name in cls.endpoint.query:

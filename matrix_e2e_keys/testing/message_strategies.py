@@ -364,8 +364,9 @@ def _devices_of_users() -> st.SearchStrategy[dict[str, tuple[str, ...]]]:
 
 
 @cache
-def _algorithms_of_users() -> st.SearchStrategy[dict[str, dict[str, str]]]:
-    devices = st.dictionaries(_DEVICE_IDS, st.just(SIGNED_CURVE25519) | _TEXT, max_size=2)
+def _algorithms_of_users(*, bare: bool) -> st.SearchStrategy[dict[str, dict[str, str]]]:
+    usual = CURVE25519 if bare else SIGNED_CURVE25519
+    devices = st.dictionaries(_DEVICE_IDS, st.just(usual) | _TEXT, max_size=2)
     return st.dictionaries(_users(), devices, max_size=2)
 
 
@@ -377,8 +378,8 @@ def _asked_devices(draw: st.DrawFn, decode: Callable[[dict[str, Any]], Any]) -> 
     return asked
 
 
-def _asked_keys(draw: st.DrawFn, decode: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    asked: dict[str, Any] = {**draw(_algorithms_of_users())}
+def _asked_keys(draw: st.DrawFn, decode: Callable[[dict[str, Any]], Any], *, bare: bool = False) -> dict[str, Any]:
+    asked: dict[str, Any] = {**draw(_algorithms_of_users(bare=bare))}
     if draw(_RARELY):
         nobody = draw(_NOT_USER_IDS)
         asked[nobody] = decode({"one_time_keys": {nobody: draw(_NOT_KEYS)}}).one_time_keys[nobody]
@@ -456,10 +457,10 @@ def keys_claim_requests(draw: st.DrawFn, *, dialect: Dialect = CLIENT_V3) -> Key
 
     Args:
         draw: supplied by Hypothesis.
-        dialect: what it can say. In ``v2_alpha``, there is no timeout.
+        dialect: what it can say. In ``v2_alpha``, there is no timeout, and no signed key is claimed.
     """
     return KeysClaimRequest(
-        one_time_keys=_asked_keys(draw, KeysClaimRequest.from_json),
+        one_time_keys=_asked_keys(draw, KeysClaimRequest.from_json, bare=dialect.bare_one_time_keys),
         timeout=draw(_timeouts(dialect)),
         extra=_extra(draw, "one_time_keys", "timeout"),
     )
@@ -916,13 +917,13 @@ def unknown_edus(draw: st.DrawFn) -> UnknownEdu:
 
 @st.composite
 def send_transaction_requests(draw: st.DrawFn) -> SendTransactionRequest:
-    """Transactions with a few EDUs of every kind, malformed ones among them, and events that are passed on."""
+    """Transactions with a few EDUs of every kind and events that are passed on, malformed ones among both."""
     malformed = st.sampled_from([None, {}, {"edu_type": "m.direct_to_device", "content": {"sender": 5}}])
     body: dict[str, Any] = {
         **_extra(draw, *_TRANSACTION_MEMBERS),
         "origin": draw(server_names()),
         "origin_server_ts": draw(_COUNTS),
-        "pdus": draw(st.lists(json_values(), max_size=2)),
+        "pdus": draw(st.lists(json_objects() | _NOT_OBJECTS, max_size=2)),
         "edus": draw(st.lists(malformed | edus().map(lambda edu: edu.to_json()), max_size=3)),
     }
     return SendTransactionRequest.from_json(body, txn_id=draw(_path_segments()))

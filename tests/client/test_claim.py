@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matrix_e2e_keys import (
     CachingVerifier,
     ClaimResult,
+    Curve25519PublicKey,
     E2EKeysError,
     KeyId,
     KeysClaimRequest,
@@ -38,6 +39,8 @@ DEVICES: dict[str, dict[str, VerifiedDevice]] = {
     ALICE.user_id: {name: ALICE.device(name).verify() for name in ("PHONE", "TABLET")},
     BOB.user_id: {"X": BOB.device("X").verify()},
 }
+
+CAROLS_X = SampleUser("@carol:c.example").device("X").verify()
 
 
 def body() -> dict[str, Any]:
@@ -254,13 +257,61 @@ def test_a_one_time_key_is_used_once() -> None:
     key = BOB.one_time_key("X", "A1")
     assert key.public_key is not None
     used = {key.public_key}
-    result = judge(body(), used=used)
+    result = judge(body(), was_used=used.__contains__)
     (rejection,) = result.keys.rejected
     assert (rejection.path, rejection.reason) == (f"{KEY_PATH}/key", Reason.KEY_REUSED)
     assert accepted(result) == EVERYTHING - {(BOB.user_id, "X")}
     answer = body()
     OF_KEY(BOB.one_time_key("X", "A1", fallback=True).to_json())(answer["one_time_keys"])
-    assert accepted(judge(answer, used=used)) == EVERYTHING
+    assert accepted(judge(answer, was_used=used.__contains__)) == EVERYTHING
+
+
+def test_whoever_knows_what_was_used_is_asked() -> None:
+    asked: list[Curve25519PublicKey] = []
+
+    def was_used(key: Curve25519PublicKey) -> bool:
+        asked.append(key)
+        return len(asked) == 2
+
+    answer = body()
+    answer["one_time_keys"][ALICE.user_id]["PHONE"] = {A1: ALICE.one_time_key("PHONE", "A1", fallback=True).to_json()}
+    result = judge(answer, was_used=was_used)
+    # Not of the fallback key, and not of what is refused anyway.
+    assert asked == [ALICE.one_time_key("TABLET", "A1").public_key, BOB.one_time_key("X", "A1").public_key]
+    assert [(it.path, it.reason) for it in result.keys.rejected] == [(f"{KEY_PATH}/key", Reason.KEY_REUSED)]
+    assert accepted(result) == EVERYTHING - {(BOB.user_id, "X")}
+    OF_KEY(None)(answer["one_time_keys"])
+    asked.clear()
+    judge(answer, was_used=was_used)
+    assert asked == [ALICE.one_time_key("TABLET", "A1").public_key]
+
+
+@pytest.mark.parametrize(
+    ("devices", "path"),
+    [
+        ({BOB.user_id: {"X": DEVICES[ALICE.user_id]["PHONE"]}}, "/devices/@bob:b.example/X"),
+        ({ALICE.user_id: {"PHONE": DEVICES[ALICE.user_id]["TABLET"]}}, "/devices/@alice:a.example/PHONE"),
+        ({ALICE.user_id: {"TABLET": DEVICES[BOB.user_id]["X"]}}, "/devices/@alice:a.example/TABLET"),
+        ({**DEVICES, BOB.user_id: {"X": CAROLS_X}}, "/devices/@bob:b.example/X"),
+    ],
+)
+def test_a_device_that_stands_under_the_name_of_another(devices: dict[str, Any], path: str) -> None:
+    for answer in (KeysClaimResponse.from_json(body()), KeysClaimResponse()):
+        with pytest.raises(LocalProtocolError) as caught:
+            check_claim(REQUEST, answer, devices=devices)
+        assert (caught.value.path, caught.value.reason) == (path, Reason.DEVICE_ID_MISMATCH)
+
+
+def test_the_name_of_a_device_in_a_path_is_escaped() -> None:
+    request = KeysClaimRequest.for_devices({BOB.user_id: ["a/b~"]})
+    with pytest.raises(LocalProtocolError) as caught:
+        check_claim(request, KeysClaimResponse(), devices={BOB.user_id: {"a/b~": DEVICES[BOB.user_id]["X"]}})
+    assert (caught.value.path, caught.value.reason) == ("/devices/@bob:b.example/a~1b~0", Reason.DEVICE_ID_MISMATCH)
+
+
+def test_devices_that_nobody_claimed_of_are_left_alone() -> None:
+    devices = {**DEVICES, BOB.user_id: {**DEVICES[BOB.user_id], "Y": CAROLS_X}, "@carol:c.example": {"Z": CAROLS_X}}
+    assert accepted(check_claim(REQUEST, KeysClaimResponse.from_json(body()), devices=devices)) == EVERYTHING
 
 
 def test_one_key_for_two_devices_is_noted() -> None:
@@ -343,6 +394,17 @@ class TestNothing:
         assert [it.path for it in result.keys.rejected] == ["/one_time_keys"]
         assert [it.path for it in result.notices] == ["/failures"]
 
+    @pytest.mark.parametrize("failures", [None, [], 5, "down"], ids=repr)
+    def test_who_knows_which_servers_have_failed(self, failures: Any) -> None:
+        answer = body()
+        del answer["one_time_keys"][BOB.user_id]
+        answer["failures"] = failures
+        result = judge(answer)
+        assert (result.exhausted, result.unreachable) == ({}, {})
+        assert accepted(result) == EVERYTHING - {(BOB.user_id, "X")}
+        assert [(it.path, it.reason) for it in result.notices] == [("/failures", Reason.WRONG_TYPE)]
+        assert (result.keys.rejected, result.failures) == ((), {})
+
 
 class TestCallers:
     @pytest.mark.parametrize(
@@ -352,7 +414,9 @@ class TestCallers:
             (REQUEST, {}, {"devices": {}}, ""),
             (REQUEST, KeysClaimResponse(), {"devices": None}, "/devices"),
             (REQUEST, KeysClaimResponse(), {"devices": {BOB.user_id: None}}, "/devices"),
-            (REQUEST, KeysClaimResponse(), {"devices": {}, "used": 5}, "/used"),
+            (REQUEST, KeysClaimResponse(), {"devices": {}, "was_used": 5}, "/was_used"),
+            (REQUEST, KeysClaimResponse(), {"devices": {}, "was_used": frozenset()}, "/was_used"),
+            (REQUEST, KeysClaimResponse(), {"devices": {}, "was_used": False}, "/was_used"),
             (REQUEST, KeysClaimResponse(), {"devices": {}, "verifier": None}, "/verifier"),
         ],
     )

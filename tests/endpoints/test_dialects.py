@@ -284,6 +284,9 @@ class TestSpeaking:
         request, query, body = REQUESTS[name]
         if (name, dialect) == ("keys_upload", "v2_alpha"):
             request = KeysUploadRequest(device_id="D/1")
+        if (name, dialect) == ("keys_claim", "v2_alpha"):
+            request = KeysClaimRequest(one_time_keys={"@a:b": {"D": "curve25519"}})
+            body = {"one_time_keys": {"@a:b": {"D": "curve25519"}}}
         path = TABLE[name][1][dialect]
         for parameter, encoded in FILLED.items():
             path = path.replace(parameter, encoded)
@@ -440,7 +443,9 @@ class TestTheDraftOf2015:
                 "@alice:a.example": {"a/b~": {"signed_curve25519:AAAAAQ": SIGNED_KEY}},
             }
         )
+        asked = KeysClaimRequest(one_time_keys={"@a:b": {"D": "curve25519", "a/b": "signed_curve25519"}})
         messages: list[tuple[Request | Response, str]] = [
+            (asked, "/one_time_keys/@a:b/a~1b"),
             (uploaded, "/one_time_keys/signed_curve25519:AAAAAQ"),
             (claimed, "/one_time_keys/@alice:a.example/a~1b~0/signed_curve25519:AAAAAQ"),
         ]
@@ -450,6 +455,7 @@ class TestTheDraftOf2015:
             assert (caught.value.path, caught.value.reason) == (path, Reason.NOT_IN_DIALECT)
         attrs.evolve(uploaded, device_id=None).to_http(CLIENT_R0)
         claimed.to_http(CLIENT_R0)
+        asked.to_http(CLIENT_R0)
 
     def test_bare_one_time_keys_are_said(self) -> None:
         claimed = KeysClaimResponse(one_time_keys={"@a:b": {"D": {"curve25519:AAAAAQ": BARE_KEY}}})

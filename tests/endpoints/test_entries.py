@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -306,11 +308,78 @@ class TestMaking:
 
     def test_entries_of_lists_find_their_places(self) -> None:
         response = KeysChangesResponse(
-            changed=["@a:b", "@c:d"],  # type: ignore[arg-type]
+            changed=[f"@{number}:b" for number in (1, 3, 4, 5, 6, 7, 8, 9)],  # type: ignore[arg-type]
             malformed=[rejection("/changed/10", 10), rejection("/changed/2", 2), rejection("/changed/0", 0)],  # type: ignore[arg-type]
         )
         assert [entry.path for entry in response.malformed] == ["/changed/0", "/changed/2", "/changed/10"]
-        assert response.to_json() == {"changed": [0, "@a:b", 2, "@c:d", 10], "left": []}
+        good = [f"@{number}:b" for number in range(11)]
+        assert response.to_json() == {"changed": [0, good[1], 2, *good[3:10], 10], "left": []}
+
+    @pytest.mark.parametrize(
+        ("malformed", "path"),
+        [
+            (["/changed/1", "/changed/1"], "/malformed/1"),
+            (["/changed/0", "/left/0", "/changed/1", "/left/0"], "/malformed/3"),
+            (["/changed/1", "/changed/01"], "/malformed/1"),
+            (["/changed/0", "/changed"], "/malformed/1"),
+            (["/left", "/left/0"], "/malformed/1"),
+            (["/left", "/left"], "/malformed/1"),
+            (["/changed/3"], "/malformed"),
+            (["/changed/0", "/changed/4"], "/malformed"),
+            (["/changed/999999999"], "/malformed"),
+            (["/left/1"], "/malformed"),
+            (["/changed/0", "/left/0", "/left/2"], "/malformed"),
+        ],
+        ids=" ".join,
+    )
+    def test_entries_of_lists_stand_where_they_can(self, malformed: list[str], path: str) -> None:
+        for kind in (KeysChangesResponse, DeviceLists):
+            with pytest.raises(LocalProtocolError) as caught:
+                kind(changed=("@a:b", "@c:d"), malformed=tuple(rejection(at) for at in malformed))
+            assert (caught.value.path, caught.value.reason) == (path, Reason.INVALID_VALUE)
+
+    @pytest.mark.parametrize(
+        ("malformed", "written"),
+        [
+            (["/changed/2"], {"changed": ["@a:b", "@c:d", "/changed/2"], "left": []}),
+            (["/changed/3", "/changed/0"], {"changed": ["/changed/0", "@a:b", "@c:d", "/changed/3"], "left": []}),
+            (
+                ["/left/1", "/changed/1", "/left/0"],
+                {"changed": ["@a:b", "/changed/1", "@c:d"], "left": ["/left/0", "/left/1"]},
+            ),
+            (["/left", "/changed/1"], {"changed": ["@a:b", "/changed/1", "@c:d"], "left": "/left"}),
+        ],
+        ids=" ".join,
+    )
+    def test_the_last_place_there_is(self, malformed: list[str], written: dict[str, Any]) -> None:
+        response = KeysChangesResponse(changed=("@a:b", "@c:d"), malformed=tuple(rejection(at, at) for at in malformed))
+        assert response.to_json() == written
+
+    @pytest.mark.parametrize("good", [0, 1])
+    def test_many_malformed_entries_cost_no_more_each(self, good: int) -> None:
+        """Ten times the entries take ten times the steps, to read and to write."""
+
+        def lines(entries: int) -> int:
+            body = {"changed": [5 if good == 0 or place % 2 else "@a:b" for place in range(entries)]}
+            count = 0
+
+            def trace(_frame: FrameType, event: str, _argument: object) -> Callable[..., Any]:
+                nonlocal count
+                count += event == "line"
+                return trace
+
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                response = KeysChangesResponse.from_json(body)
+                written = response.to_json()
+            finally:
+                sys.settrace(before)
+            assert written == {**body, "left": []}
+            return count
+
+        lines(10)
+        assert lines(2000) < 11 * lines(200)
 
     @pytest.mark.parametrize("path", ["/changed/", "/left/"])
     def test_an_empty_index(self, path: str) -> None:

@@ -61,7 +61,7 @@ class TestRequest:
             ({"device_keys": {"@a:b": {"D": True}}}, "/device_keys/@a:b", Reason.WRONG_TYPE),
             ({"device_keys": {"@a:b": "D"}}, "/device_keys/@a:b", Reason.WRONG_TYPE),
             ({"device_keys": {"@a:b": ["D", 1]}}, "/device_keys/@a:b/1", Reason.WRONG_TYPE),
-            ({"device_keys": {"@a:b": [""]}}, "/device_keys/@a:b/0", Reason.INVALID_IDENTIFIER),
+            ({"device_keys": {"@a:b": ["", "\ud800"]}}, "/device_keys/@a:b/1", Reason.LONE_SURROGATE),
             ({"device_keys": {}, "timeout": "1"}, "/timeout", Reason.WRONG_TYPE),
             ({"device_keys": {}, "timeout": None}, "/timeout", Reason.WRONG_TYPE),
             ({"device_keys": {}, "timeout": True}, "/timeout", Reason.WRONG_TYPE),
@@ -73,8 +73,15 @@ class TestRequest:
         with pytest.raises(RemoteProtocolError) as caught:
             KeysQueryRequest.from_json(body)
         assert (caught.value.path, caught.value.reason) == (path, reason)
-        errcode = "M_INVALID_PARAM" if reason is Reason.INVALID_IDENTIFIER else "M_BAD_JSON"
-        assert (caught.value.http_status, caught.value.errcode) == (400, errcode)
+        assert (caught.value.http_status, caught.value.errcode) == (400, "M_BAD_JSON")
+
+    def test_a_name_that_is_no_device_id_is_asked_for_in_vain(self) -> None:
+        body = {"device_keys": {"@a:b": ["", "x" * 513, "D", "\x00", "D"]}}
+        request = KeysQueryRequest.from_json(body)
+        assert request.asked == {"@a:b": ("", "x" * 513, "D", "\x00", "D")}
+        assert request == KeysQueryRequest.for_devices(body["device_keys"])
+        assert request.to_json() == body
+        assert KeysQueryRequest.from_http(request.to_http()) == request
 
     def test_a_name_that_is_no_user_id_is_set_aside(self) -> None:
         body = {"device_keys": {"bob": {"anything": 1}, "@a:b": ["D"]}}
@@ -113,7 +120,7 @@ class TestRequest:
         "members",
         [
             {"device_keys": {"nonsense": ()}},
-            {"device_keys": {"@a:b": [""]}},
+            {"device_keys": {"@a:b": [None]}},
             {"device_keys": {1: ()}},
             {"device_keys": {}, "timeout": -5},
             {"device_keys": {}, "timeout": "1"},

@@ -35,6 +35,8 @@ DEVICE = ALICE.device("PHONE")
 KEY = ALICE.one_time_key("PHONE", "AAAAAQ")
 FALLBACK = ALICE.one_time_key("PHONE", "AAAAAg", fallback=True)
 BARE = sample_curve25519_key("bare").to_base64()
+BARE_KEY = OneTimeKey.from_json("curve25519:AAAAAw", BARE)
+OTHER_BARE = OneTimeKey.from_json("curve25519:AAAABA", BARE)
 ID = "signed_curve25519:AAAAAQ"
 FALLBACK_ID = "signed_curve25519:AAAAAg"
 
@@ -82,21 +84,80 @@ class TestRequest:
         assert KeysUploadRequest.for_keys(one_time_keys=(KEY,)).to_json() == {"one_time_keys": {ID: KEY.to_json()}}
 
     def test_one_id_in_both_maps(self) -> None:
-        request = KeysUploadRequest.for_keys(one_time_keys=[KEY], fallback_keys=[KEY])
-        assert request == KeysUploadRequest(one_time_keys={ID: KEY}, fallback_keys={ID: KEY})
+        fallback = ALICE.one_time_key("PHONE", "AAAAAQ", fallback=True)
+        request = KeysUploadRequest.for_keys(one_time_keys=[KEY], fallback_keys=[fallback])
+        assert request == KeysUploadRequest(one_time_keys={ID: KEY}, fallback_keys={ID: fallback})
+
+    @pytest.mark.parametrize(
+        ("arguments", "path", "reason", "detail"),
+        [
+            (
+                {"one_time_keys": [KEY, FALLBACK]},
+                "/one_time_keys/1",
+                Reason.INVALID_VALUE,
+                "a fallback key says so, and a one-time key does not",
+            ),
+            (
+                {"fallback_keys": (key for key in [KEY])},
+                "/fallback_keys/0",
+                Reason.INVALID_VALUE,
+                "a fallback key says so, and a one-time key does not",
+            ),
+            (
+                {"one_time_keys": [KEY], "fallback_keys": [OTHER_BARE, KEY, FALLBACK, FALLBACK]},
+                "/fallback_keys/1",
+                Reason.INVALID_VALUE,
+                "a fallback key says so, and a one-time key does not",
+            ),
+            (
+                {"fallback_keys": [FALLBACK, BARE_KEY, ALICE.one_time_key("PHONE", "X", fallback=True)]},
+                "/fallback_keys/2",
+                Reason.TOO_MANY_KEYS,
+                "there can be one 'signed_curve25519' fallback key",
+            ),
+            (
+                {"fallback_keys": [BARE_KEY, FALLBACK, OTHER_BARE]},
+                "/fallback_keys/2",
+                Reason.TOO_MANY_KEYS,
+                "there can be one 'curve25519' fallback key",
+            ),
+            (
+                {"fallback_keys": iter([FALLBACK, FALLBACK])},
+                "/fallback_keys/1",
+                Reason.TOO_MANY_KEYS,
+                "there can be one 'signed_curve25519' fallback key",
+            ),
+        ],
+    )
+    def test_keys_in_the_wrong_place(self, arguments: dict[str, Any], path: str, reason: Reason, detail: str) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            KeysUploadRequest.for_keys(**arguments)
+        assert (caught.value.path, caught.value.reason, caught.value.detail) == (path, reason, detail)
+
+    def test_a_bare_key_does_not_say_which_it_is(self) -> None:
+        request = KeysUploadRequest.for_keys(one_time_keys=[BARE_KEY, OTHER_BARE], fallback_keys=[FALLBACK, BARE_KEY])
+        assert request.to_json() == {
+            "one_time_keys": {"curve25519:AAAAAw": BARE, "curve25519:AAAABA": BARE},
+            "fallback_keys": {FALLBACK_ID: FALLBACK.to_json(), "curve25519:AAAAAw": BARE},
+        }
+
+    def test_what_was_received_may_stand_anywhere(self) -> None:
+        sent = {"one_time_keys": {FALLBACK_ID: FALLBACK.to_json()}, "fallback_keys": {ID: KEY.to_json()}}
+        request = KeysUploadRequest.from_json(sent)
+        assert (request.one_time_keys, request.fallback_keys) == ({FALLBACK_ID: FALLBACK}, {ID: KEY})
+        assert request.to_json() == sent
 
     def test_one_key_twice(self) -> None:
         with pytest.raises(LocalProtocolError) as caught:
             KeysUploadRequest.for_keys(one_time_keys=[KEY, KEY])
         assert (caught.value.path, caught.value.reason) == ("/one_time_keys/1", Reason.INVALID_KEY_ID)
 
-    @pytest.mark.parametrize("name", ["one_time_keys", "fallback_keys"])
-    def test_two_keys_of_one_id(self, name: str) -> None:
+    def test_two_keys_of_one_id(self) -> None:
         other = ALICE.one_time_key("LAPTOP", "AAAAAQ")
         assert other.key_id == KEY.key_id
         with pytest.raises(LocalProtocolError) as caught:
-            KeysUploadRequest.for_keys(**{name: [KEY, FALLBACK, other]})
-        assert (caught.value.path, caught.value.reason) == (f"/{name}/2", Reason.INVALID_KEY_ID)
+            KeysUploadRequest.for_keys(one_time_keys=[KEY, BARE_KEY, other])
+        assert (caught.value.path, caught.value.reason) == ("/one_time_keys/2", Reason.INVALID_KEY_ID)
         assert caught.value.detail == "two keys are called 'signed_curve25519:AAAAAQ'"
 
     @pytest.mark.parametrize(
@@ -154,7 +215,7 @@ class TestRequest:
                 "/one_time_keys/signed_curve25519:AAAAAQ",
                 Reason.NOT_IN_DIALECT,
             ),
-            (KeysUploadRequest(device_id=".."), "/device_id", Reason.INVALID_VALUE),
+            (KeysUploadRequest(device_id=".."), "/device_id", Reason.INVALID_IDENTIFIER),
         ],
     )
     def test_what_the_draft_of_2015_cannot_say(self, request_: KeysUploadRequest, path: str, reason: Reason) -> None:

@@ -19,6 +19,7 @@ from matrix_e2e_keys import (
     AuthenticationFlow,
     E2EKeysError,
     HttpResponse,
+    JsonLimits,
     KeysQueryRequest,
     KeysQueryResponse,
     LocalProtocolError,
@@ -26,6 +27,8 @@ from matrix_e2e_keys import (
     Reason,
     RemoteProtocolError,
     UserInteractiveAuth,
+    UserKeysQueryRequest,
+    UserKeysQueryResponse,
     VerificationError,
 )
 from matrix_e2e_keys.testing.strategies import canonical_json_values
@@ -76,7 +79,7 @@ class TestReading:
         ],
         ids=lambda body: repr(body[:20]),
     )
-    @pytest.mark.parametrize("status", [400, 401, 404, 500, 502, 599])
+    @pytest.mark.parametrize("status", [400, 401, 404, 500, 502, 599, 600, 999])
     def test_bodies_that_say_nothing(self, status: int, body: bytes) -> None:
         error = answered(status, body)
         assert error.status == status
@@ -127,7 +130,7 @@ class TestReading:
             MatrixError.from_http(response)
         assert (caught.value.path, caught.value.reason) == ("", Reason.WRONG_TYPE)
 
-    @given(st.binary(max_size=40) | TEXT.map(str.encode), st.integers(400, 599), TEXT)
+    @given(st.binary(max_size=40) | TEXT.map(str.encode), st.integers(400, 999), TEXT)
     def test_every_answer_can_be_read(self, body: bytes, status: int, header: str) -> None:
         error = answered(status, body, retry_after=header)
         assert (error.status, error.body) == (status, body)
@@ -286,20 +289,14 @@ class TestUserInteractive:
             {"flows": "m.login.password"},
             {"flows": None},
             {"flows": {}},
+            {"flows": 5},
             {"flows": ["m.login.password"]},
-            {"flows": [{"stages": []}, None]},
+            {"flows": [{}]},
             {"flows": [{"stages": "m.login.password"}]},
             {"flows": [{"stages": None}]},
             {"flows": [{"stages": [5]}]},
             {"flows": [{"stages": ["\ud800"]}]},
-            {"session": 5},
-            {"session": ["x"]},
-            {"session": "\ud800"},
-            {"params": []},
-            {"params": "x"},
-            {"completed": "m.login.password"},
-            {"completed": [None]},
-            {"completed": {}},
+            {"flows": [None, {"stages": ["x", {}]}, [], {"x": 1}]},
         ],
         ids=repr,
     )
@@ -310,6 +307,41 @@ class TestUserInteractive:
         assert (error.errcode, error.error) == ("M_X", "y")
         assert error.extra == {name: body[name] for name in ("flows", "params", "session", "completed")}
         assert json.loads(error.to_http().body) == body
+
+    @pytest.mark.parametrize(
+        ("change", "read"),
+        [
+            ({"flows": [{"stages": []}, None]}, {"flows": [{"stages": []}]}),
+            (
+                {"flows": [5, {}, {"stages": [1]}, {"stages": ["b"], "x": [1.5]}, {"stages": ["\ud800"]}, FLOWS[0]]},
+                {"flows": [{"stages": ["b"], "x": [1.5]}, FLOWS[0]]},
+            ),
+            ({"flows": []}, {"flows": []}),
+            ({"session": None}, {}),
+            ({"session": 5}, {}),
+            ({"session": ["x"]}, {}),
+            ({"session": {}}, {}),
+            ({"session": ""}, {"session": ""}),
+            ({"session": "a\ud800"}, {"session": "a\\ud800"}),
+            ({"params": None}, {}),
+            ({"params": []}, {}),
+            ({"params": "x"}, {}),
+            ({"params": {"\ud800": [1.5]}}, {"params": {"\ud800": [1.5]}}),
+            ({"completed": None}, {}),
+            ({"completed": "m.login.password"}, {}),
+            ({"completed": {"a": 1}}, {}),
+            ({"completed": [None, "a", 5, ["b"], "c\ud800"]}, {"completed": ["a", "c\\ud800"]}),
+        ],
+        ids=repr,
+    )
+    def test_what_is_malformed_beside_a_good_flow_is_left_out(
+        self, change: dict[str, Any], read: dict[str, Any]
+    ) -> None:
+        error = answered(401, json.dumps({"flows": FLOWS, "errcode": "M_X", "error": "y", **change}))
+        assert error.user_interactive is not None
+        assert error.user_interactive.to_json() == {"flows": FLOWS, "params": {}, **read}
+        assert (error.errcode, error.error, error.extra) == ("M_X", "y", {})
+        assert MatrixError.from_http(error.to_http()) == error
 
     def test_without_flows(self) -> None:
         error = answered(401, '{"errcode":"M_MISSING_TOKEN","error":"","session":"x"}')
@@ -323,8 +355,10 @@ class TestUserInteractive:
         assert error.extra == {"flows": FLOWS, "session": "x"}
 
     def test_little_is_enough(self) -> None:
-        error = answered(401, '{"flows":[{}],"session":null}')
+        error = answered(401, '{"flows":[{"stages":[]}],"session":null}')
         assert error.user_interactive == UserInteractiveAuth(flows=(AuthenticationFlow(stages=()),))
+        assert error.user_interactive.session is None
+        assert answered(401, '{"flows":[]}').user_interactive == UserInteractiveAuth(flows=())
 
     @pytest.mark.parametrize("status", [400, 403, 500])
     def test_a_question_has_status_401(self, status: int) -> None:
@@ -361,7 +395,7 @@ class TestMaking:
         ("arguments", "path", "reason"),
         [
             ({"status": 399}, "/status", Reason.INVALID_VALUE),
-            ({"status": 600}, "/status", Reason.INVALID_VALUE),
+            ({"status": 1000}, "/status", Reason.INVALID_VALUE),
             ({"status": 200}, "/status", Reason.INVALID_VALUE),
             ({"status": True}, "/status", Reason.INVALID_VALUE),
             ({"status": "400"}, "/status", Reason.INVALID_VALUE),
@@ -423,7 +457,7 @@ class TestMaking:
             error.extra["a"] = 5  # type: ignore[index]
 
     @given(
-        st.integers(400, 599),
+        st.integers(400, 999),
         st.none() | TEXT,
         TEXT,
         st.none() | st.integers(0, 2**53 - 1),
@@ -549,7 +583,7 @@ class TestAnswering:
             KeysQueryRequest.from_bytes(rb'{"device_keys":{"@a:b":["\ud800"]}}')
         answer = MatrixError.answering(caught.value).to_http()
         assert answer.status == 400
-        assert json.loads(answer.body)["errcode"] == "M_INVALID_PARAM"
+        assert json.loads(answer.body)["errcode"] == "M_BAD_JSON"
         assert "/device_keys/@a:b/0" in json.loads(answer.body)["error"]
 
     def test_text_that_cannot_be_encoded(self) -> None:
@@ -570,3 +604,108 @@ class TestAnswering:
         error = MatrixError.answering(LocalProtocolError(Reason.INVALID_VALUE, "secret", path="/secret"))
         assert error == MatrixError(status=500, errcode="M_UNKNOWN", error="Internal server error")
         assert b"secret" not in error.to_http().body
+
+
+REFUSALS = {
+    "with soft_logout": (401, b'{"errcode":"M_UNKNOWN_TOKEN","error":"secret","soft_logout":true}'),
+    "with a delay": (429, b'{"errcode":"M_LIMIT_EXCEEDED","error":"secret","retry_after_ms":5000}'),
+    "with a question": (401, b'{"flows":[{"stages":["secret"]}],"session":"secret"}'),
+    "a web page": (502, b"<html>secret</html>"),
+    "beyond the usual": (999, b'{"errcode":"M_SECRET"}'),
+}
+
+
+class TestOfAnotherServer:
+    """What another server answered was not meant for whoever asks us at that moment."""
+
+    @pytest.mark.parametrize(("status", "body"), REFUSALS.values(), ids=REFUSALS.keys())
+    def test_a_refusal_is_not_passed_on(self, status: int, body: bytes) -> None:
+        response = HttpResponse(status=status, body=body, headers={"retry-after": "9"})
+        reads: list[Callable[[], object]] = [
+            lambda: KeysQueryResponse.from_http(response),
+            lambda: KeysQueryRequest(device_keys={}).read_answer(response),
+        ]
+        errors = [MatrixError.from_http(response)]
+        for read in reads:
+            with pytest.raises(MatrixError) as caught:
+                read()
+            errors.append(caught.value)
+        for error in errors:
+            assert (error.status, error.in_answer) == (status, True)
+            answer = MatrixError.answering(error)
+            assert answer is not error
+            assert answer.in_answer is False
+            http_answer = answer.to_http()
+            assert (http_answer.status, dict(http_answer.headers)) == (502, {})
+            assert http_answer.body == b'{"errcode":"M_UNKNOWN","error":"Another server refused"}'
+
+    @pytest.mark.parametrize(
+        ("status", "body", "reason", "detail"),
+        [
+            (200, b"<html>", Reason.NOT_JSON, None),
+            (200, b"[]", Reason.WRONG_TYPE, "the answer must be an object, not an array [wrong-type]"),
+            (200, b"{}", Reason.MISSING_MEMBER, "there is no device_keys [missing-member at /device_keys]"),
+            (200, b" " * 60, Reason.TOO_LARGE, None),
+            (301, b"{}", Reason.UNEXPECTED_STATUS, "an answer has no status 301 [unexpected-status]"),
+        ],
+        ids=["no JSON", "no object", "no answer", "too large", "moved"],
+    )
+    def test_nonsense_is_nobodys_fault_here(self, status: int, body: bytes, reason: Reason, detail: str | None) -> None:
+        response, limits = HttpResponse(status=status, body=body), JsonLimits(max_bytes=50)
+        reads: list[Callable[[], object]] = [
+            lambda: UserKeysQueryResponse.from_http(response, limits=limits),
+            lambda: UserKeysQueryRequest(device_keys={}).read_answer(response, limits=limits),
+        ]
+        for read in reads:
+            with pytest.raises(RemoteProtocolError) as caught:
+                read()
+            error = caught.value
+            assert (error.reason, error.in_answer, error.errcode, error.http_status) == (reason, True, "M_UNKNOWN", 502)
+            answer = MatrixError.answering(error)
+            assert (answer.status, answer.errcode, answer.extra, answer.retry_after_ms) == (502, "M_UNKNOWN", {}, None)
+            assert answer.error == (detail or str(error))
+
+    def test_what_was_read_off_a_request_is_told(self) -> None:
+        for read in (KeysQueryRequest.from_bytes, KeysQueryResponse.from_bytes):
+            with pytest.raises(RemoteProtocolError) as caught:
+                read(b"[]")
+            assert (caught.value.in_answer, caught.value.errcode, caught.value.http_status) == (
+                False,
+                "M_BAD_JSON",
+                400,
+            )
+
+    def test_what_was_made_here_is_the_answer(self) -> None:
+        error = MatrixError(status=401, errcode="M_UNKNOWN_TOKEN", extra={"soft_logout": True})
+        assert error.in_answer is False
+        assert MatrixError.answering(error) is error
+
+    def test_it_is_no_part_of_equality(self) -> None:
+        made = MatrixError(status=404, errcode="M_X", error="y")
+        read = MatrixError.from_http(made.to_http())
+        assert (made.in_answer, read.in_answer) == (False, True)
+        assert read == made
+        assert hash(read) == hash(made)
+
+    @pytest.mark.parametrize(
+        "again",
+        [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))],
+        ids=["copy", "deepcopy", "pickle"],
+    )
+    def test_copies_remember_it(self, again: Callable[[Any], Any]) -> None:
+        for status, body in REFUSALS.values():
+            assert again(answered(status, body)).in_answer is True
+        assert again(MatrixError(status=400)).in_answer is False
+        with pytest.raises(RemoteProtocolError) as caught:
+            KeysQueryResponse.from_http(HttpResponse(status=200, body=b"x"))
+        copied = again(caught.value)
+        assert (type(copied), copied.in_answer, copied.http_status) == (RemoteProtocolError, True, 502)
+        assert str(copied) == str(caught.value)
+        told = again(RemoteProtocolError(Reason.WRONG_TYPE, "x"))
+        assert (told.in_answer, told.http_status) == (False, 400)
+
+    @pytest.mark.parametrize("name", ["x", "params"])
+    def test_every_answer_can_be_read_within_any_limits(self, name: str) -> None:
+        body = json.dumps({"errcode": "M_X", "flows": [{"stages": []}], name: {"y": nested(390)}})
+        error = MatrixError.from_http(HttpResponse(status=401, body=body.encode()), limits=JsonLimits(max_depth=400))
+        assert (error.status, error.errcode) == (401, "M_X")

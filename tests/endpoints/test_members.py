@@ -97,9 +97,9 @@ class TestSingleValues:
     @pytest.mark.parametrize(
         ("value", "reason"),
         [
-            ("", Reason.INVALID_VALUE),
-            (".", Reason.INVALID_VALUE),
-            ("..", Reason.INVALID_VALUE),
+            ("", Reason.INVALID_IDENTIFIER),
+            (".", Reason.INVALID_IDENTIFIER),
+            ("..", Reason.INVALID_IDENTIFIER),
             (None, Reason.WRONG_TYPE),
             (Text(".x"), Reason.WRONG_TYPE),
             ("..\ud800", Reason.LONE_SURROGATE),
@@ -197,14 +197,23 @@ class TestPassedOn:
             (Number(1), "", Reason.NOT_A_JSON_VALUE),
             (Names(a=1), "", Reason.NOT_A_JSON_VALUE),
             ([0, {"a/b": 1j}], "/1/a~1b", Reason.NOT_A_JSON_VALUE),
-            ({5: 1}, "/<int 0>", Reason.NOT_A_JSON_VALUE),
+            ([{1.5: 1}, object()], "/0/<float>", Reason.NOT_A_JSON_VALUE),
+            ({5: 1}, "/<int>", Reason.NOT_A_JSON_VALUE),
+            ({"a": 1, Text("b"): 1}, "/<Text>", Reason.NOT_A_JSON_VALUE),
+            ([{None: {}}], "/0/<NoneType>", Reason.NOT_A_JSON_VALUE),
             (float("nan"), "", Reason.NOT_AN_INTEGER),
             ([1, float("inf")], "/1", Reason.NOT_AN_INTEGER),
             ({"a": [{"b": float("-inf")}]}, "/a/0/b", Reason.NOT_AN_INTEGER),
+            ([[1], [[2], [3, float("nan"), object()]]], "/1/1/1", Reason.NOT_AN_INTEGER),
+            ({"a/b": {"c~d": {"": [[], object()]}}}, "/a~1b/c~0d//1", Reason.NOT_A_JSON_VALUE),
             (2**100_000, "", Reason.INTEGER_OUT_OF_RANGE),
+            (2**13_289, "", Reason.INTEGER_OUT_OF_RANGE),
             ([-(2**100_000)], "/0", Reason.INTEGER_OUT_OF_RANGE),
+            ({"a": [0, {"b": 2**13_289}]}, "/a/1/b", Reason.INTEGER_OUT_OF_RANGE),
             (nested(5000), "/0" * 384, Reason.TOO_DEEP),
             (nested(385), "/0" * 384, Reason.TOO_DEEP),
+            ([0, nested(384)], "/1" + "/0" * 383, Reason.TOO_DEEP),
+            ({"a": nested(384, of="dict", core={})}, "/a" + "/a" * 383, Reason.TOO_DEEP),
         ],
         ids=lambda value: type(value).__name__,
     )
@@ -243,7 +252,15 @@ class TestPassedOn:
     def test_what_contains_itself(self) -> None:
         value: list[Any] = []
         value.append(value)
-        assert refusal(lambda: SendToDeviceResponse(extra={"x": value})) == ("/extra/x/0", Reason.TOO_DEEP)
+        assert refusal(lambda: SendToDeviceResponse(extra={"x": value})) == ("/extra/x" + "/0" * 384, Reason.TOO_DEEP)
+        named: dict[str, Any] = {"a": 1}
+        named["b/"] = [0, named]
+        path = "/extra/x" + "/b~1/1" * 192
+        assert refusal(lambda: SendToDeviceResponse(extra={"x": named})) == (path, Reason.TOO_DEEP)
+
+    def test_what_stands_there_twice_does_not_contain_itself(self) -> None:
+        shared: list[Any] = [1]
+        assert SendToDeviceResponse(extra={"x": [shared, {"y": shared}]}).extra == {"x": [[1], {"y": [1]}]}
 
     @pytest.mark.parametrize(
         "value", [1.5, -0.0, 1e300, 2**53, -(10**600), "\ud800", {"\udfff": [None]}, [True, {"a": {}}]], ids=repr
@@ -358,9 +375,9 @@ class TestSeveral:
 
     def test_their_places(self) -> None:
         assert refusal(lambda: update(prev_ids=[1, 2, "3"])) == ("/prev_id/2", Reason.WRONG_TYPE)
-        assert refusal(lambda: KeysQueryRequest(device_keys={"@a:b": ["D", ""]})) == (
+        assert refusal(lambda: KeysQueryRequest(device_keys={"@a:b": ["D", 5]})) == (  # type: ignore[dict-item]
             "/device_keys/@a:b/1",
-            Reason.INVALID_IDENTIFIER,
+            Reason.WRONG_TYPE,
         )
         assert refusal(lambda: KeysClaimRequest(one_time_keys={"@a:b": {"a/b": 5}})) == (  # type: ignore[dict-item]
             "/one_time_keys/@a:b/a~1b",

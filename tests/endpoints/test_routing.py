@@ -18,6 +18,7 @@ from matrix_e2e_keys import (
     Dialect,
     Endpoint,
     HttpRequest,
+    HttpResponse,
     IncomingRequest,
     JsonLimits,
     KeysChangesRequest,
@@ -237,6 +238,62 @@ def test_what_find_endpoint_did_not_return(match: Any) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         read_request(request, match=match)
     assert (caught.value.path, caught.value.reason) == ("/match", Reason.WRONG_TYPE)
+
+
+WRONG_PARAMETERS: list[tuple[str, str, Any, str, Reason]] = [
+    ("keys_upload", "v2_alpha", {}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("keys_upload", "v3", {"device_id": "D"}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("keys_upload", "v2_alpha", {"device_id": "D", "x": "y"}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("keys_upload", "v2_alpha", {"device_id": 5}, "/match/parameters/device_id", Reason.WRONG_TYPE),
+    ("keys_upload", "v2_alpha", {"device_id": None}, "/match/parameters/device_id", Reason.WRONG_TYPE),
+    ("keys_upload", "v2_alpha", {"device_id": "\ud800"}, "/match/parameters/device_id", Reason.LONE_SURROGATE),
+    ("keys_upload", "v2_alpha", [("device_id", "D")], "/match/parameters", Reason.WRONG_TYPE),
+    ("keys_upload", "v2_alpha", None, "/match/parameters", Reason.WRONG_TYPE),
+    ("keys_upload", "v2_alpha", {5: "D"}, "/match/parameters", Reason.WRONG_TYPE),
+    ("send_to_device", "v3", {"event_type": "m"}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("send_to_device", "v3", {"event_type": "m", "txn": "1"}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("send_to_device", "v3", {"event_type": "m", "txn_id": b"1"}, "/match/parameters/txn_id", Reason.WRONG_TYPE),
+    ("user_devices", "v1", {"user": "@a:b"}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("keys_changes", "v3", {"from": "a", "to": "b"}, "/match/parameters", Reason.MISSING_PARAMETER),
+    ("server_keys", "key v2", "", "/match/parameters", Reason.WRONG_TYPE),
+]
+
+
+@pytest.mark.parametrize(("name", "dialect", "parameters", "path", "reason"), WRONG_PARAMETERS)
+def test_a_match_with_other_parameters_than_those_of_the_path(
+    name: str, dialect: str, parameters: Any, path: str, reason: Reason
+) -> None:
+    endpoint = ENDPOINTS[name]
+    (spoken,) = [it for it in endpoint.paths if it.name == dialect]
+    with pytest.raises(LocalProtocolError) as caught:
+        Match(endpoint=endpoint, dialect=spoken, parameters=parameters)
+    assert (caught.value.path, caught.value.reason) == (path.removeprefix("/match"), reason)
+
+
+@pytest.mark.parametrize("dialect", [KEY_V2, "v3", 5, None], ids=["another", "text", "number", "none"])
+def test_a_match_in_a_dialect_that_does_not_have_it(dialect: Any) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        Match(endpoint=ENDPOINTS["keys_query"], dialect=dialect, parameters={})
+    assert (caught.value.path, caught.value.reason) == (
+        "/dialect",
+        Reason.NOT_IN_DIALECT if dialect is KEY_V2 else Reason.WRONG_TYPE,
+    )
+
+
+@pytest.mark.parametrize("endpoint", [None, "keys_query", 5], ids=repr)
+def test_a_match_has_an_endpoint(endpoint: Any) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        Match(endpoint=endpoint, dialect=CLIENT_V3, parameters={})
+    assert (caught.value.path, caught.value.reason) == ("/endpoint", Reason.WRONG_TYPE)
+
+
+@pytest.mark.parametrize("request_", [None, b"{}", "/", HttpResponse(status=200)], ids=repr)
+def test_what_is_no_request_beside_a_match(request_: Any) -> None:
+    match = find_endpoint(HttpRequest(method="POST", path="/_matrix/client/v3/keys/query"))
+    for read in (lambda: read_request(request_, match=match), lambda: KeysQueryRequest.from_match(match, request_)):
+        with pytest.raises(LocalProtocolError) as caught:
+            read()
+        assert (caught.value.path, caught.value.reason) == ("", Reason.WRONG_TYPE)
 
 
 def test_limits_are_passed_on() -> None:

@@ -56,10 +56,10 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("members", "path", "reason"),
         [
-            ({"event_type": ""}, "/event_type", Reason.INVALID_VALUE),
-            ({"txn_id": ""}, "/txn_id", Reason.INVALID_VALUE),
-            ({"txn_id": "."}, "/txn_id", Reason.INVALID_VALUE),
-            ({"event_type": ".."}, "/event_type", Reason.INVALID_VALUE),
+            ({"event_type": ""}, "/event_type", Reason.INVALID_IDENTIFIER),
+            ({"txn_id": ""}, "/txn_id", Reason.INVALID_IDENTIFIER),
+            ({"txn_id": "."}, "/txn_id", Reason.INVALID_IDENTIFIER),
+            ({"event_type": ".."}, "/event_type", Reason.INVALID_IDENTIFIER),
         ],
     )
     def test_what_cannot_stand_in_a_path(self, members: dict[str, str], path: str, reason: Reason) -> None:
@@ -69,6 +69,7 @@ class TestRequest:
         with pytest.raises(RemoteProtocolError) as remote:
             SendToDeviceRequest.from_json({"messages": {}}, **{**PARAMETERS, **members})
         assert (remote.value.path, remote.value.reason) == (path, reason)
+        assert (remote.value.http_status, remote.value.errcode) == (400, "M_INVALID_PARAM")
 
     @pytest.mark.parametrize(
         ("parameters", "path", "reason"),

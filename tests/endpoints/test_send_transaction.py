@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from json_strategies import nested, with_frames_left
 from matrix_e2e_keys import (
     DeviceListUpdate,
     DirectToDevice,
     E2EKeysError,
     HttpRequest,
     HttpResponse,
+    JsonLimits,
     LocalProtocolError,
     MatrixError,
     Reason,
@@ -42,6 +44,7 @@ UPDATE: dict[str, Any] = {
         "keys": ALICE.device("PHONE").to_json(),
     },
 }
+DEFAULT = JsonLimits()
 PDU = {"type": "m.room.message", "depth": 3, "content": {"weight": 1.5}}
 BODY: dict[str, Any] = {
     "origin": "a.example",
@@ -133,8 +136,17 @@ def test_one_malformed_edu_costs_only_itself() -> None:
         (changed(origin_server_ts=1.5), "/origin_server_ts", Reason.NOT_AN_INTEGER),
         (changed(pdus={}), "/pdus", Reason.WRONG_TYPE),
         (changed(edus={}), "/edus", Reason.WRONG_TYPE),
-        (changed(edus=None), "/edus", Reason.WRONG_TYPE),
+        (changed(edus="x"), "/edus", Reason.WRONG_TYPE),
+        (changed(edus=1.5), "/edus", Reason.NOT_AN_INTEGER),
+        (changed(pdus=False), "/pdus", Reason.WRONG_TYPE),
+        (changed(pdus=2**53), "/pdus", Reason.INTEGER_OUT_OF_RANGE),
         (changed(edus=[TYPING] * 101), "/edus", Reason.TOO_LARGE),
+        (changed(edus=[None] * 101), "/edus", Reason.TOO_LARGE),
+        (changed(pdus=[PDU] * 51), "/pdus", Reason.TOO_LARGE),
+        (changed(pdus=[None] * 51), "/pdus", Reason.TOO_LARGE),
+        # They are counted before anything is read.
+        ({**without("origin"), "pdus": [PDU] * 51}, "/pdus", Reason.TOO_LARGE),
+        ({**without("origin"), "edus": [None] * 101}, "/edus", Reason.TOO_LARGE),
     ],
     ids=lambda value: f"{value}"[-40:],
 )
@@ -151,6 +163,120 @@ def test_a_hundred_edus_and_none() -> None:
     assert SendTransactionRequest.from_json(without("edus"), txn_id="1").edus == ()
 
 
+def test_fifty_pdus_and_none() -> None:
+    assert SendTransactionRequest.from_json(changed(pdus=[PDU] * 50), txn_id="1").pdus == (PDU,) * 50
+    assert SendTransactionRequest.from_json(changed(pdus=[]), txn_id="1").pdus == ()
+
+
+@pytest.mark.parametrize("name", ["edus", "pdus"])
+def test_null_is_an_empty_list(name: str) -> None:
+    request = SendTransactionRequest.from_json(changed(**{name: None}), txn_id="1")
+    assert getattr(request, name) == ()
+    assert request.to_json() == changed(**{name: []})
+
+
+@pytest.mark.parametrize(("name", "most"), [("edus", 100), ("pdus", 50)])
+def test_no_more_than_allowed_can_be_made(name: str, most: int) -> None:
+    unit: Any = {"edus": UnknownEdu(edu_type="m.typing", content={}), "pdus": PDU}[name]
+    parts: dict[str, Any] = {"txn_id": "1", "origin": "a.example", "origin_server_ts": 0}
+    assert len(getattr(SendTransactionRequest(**parts, **{name: (unit,) * most}), name)) == most
+    with pytest.raises(LocalProtocolError) as caught:
+        SendTransactionRequest(**parts, **{name: iter([unit] * (most + 1))})
+    assert (caught.value.path, caught.value.reason) == (f"/{name}", Reason.TOO_LARGE)
+    assert caught.value.detail == f"a transaction holds at most {most} {name}, not {most + 1}"
+
+
+def transaction(*pdus: str, limits: JsonLimits = DEFAULT) -> SendTransactionRequest:
+    body = '{"origin":"a.example","origin_server_ts":0,"pdus":[' + ",".join(pdus) + "]}"
+    return SendTransactionRequest.from_bytes(body, txn_id="1", limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("pdu", "path", "reason", "written"),
+    [
+        ("null", "/pdus/1", Reason.WRONG_TYPE, None),
+        ("5", "/pdus/1", Reason.WRONG_TYPE, 5),
+        ('[{"a":1}]', "/pdus/1", Reason.WRONG_TYPE, [{"a": 1}]),
+        ('"x"', "/pdus/1", Reason.WRONG_TYPE, "x"),
+        ("1.5", "/pdus/1", Reason.NOT_AN_INTEGER, None),
+        ('{"a":1,"a":1}', "/pdus/1/a", Reason.DUPLICATE_MEMBER, None),
+        ('{"b":[{"c/d":1,"c/d":2}]}', "/pdus/1/b/0/c~1d", Reason.DUPLICATE_MEMBER, None),
+        ('{"b":1.5,"a":{"x":2.5,"x":3.5}}', "/pdus/1/a/x", Reason.DUPLICATE_MEMBER, None),
+        ('{"a":[0,1e400]}', "/pdus/1/a/1", Reason.NOT_AN_INTEGER, None),
+        ('{"a":-1e400}', "/pdus/1/a", Reason.NOT_AN_INTEGER, None),
+        ('{"a":NaN}', "/pdus/1/a", Reason.NOT_AN_INTEGER, None),
+        ('{"a":' + "1" * 33 + "}", "/pdus/1/a", Reason.TOO_MANY_DIGITS, None),
+        ('{"a":0.' + "1" * 32 + "}", "/pdus/1/a", Reason.TOO_MANY_DIGITS, None),
+        ('{"a":' + "[" * 126 + "]" * 126 + "}", "/pdus/1/a" + "/0" * 125, Reason.TOO_DEEP, None),
+    ],
+    ids=lambda value: f"{value}"[:30],
+)
+def test_an_event_that_cannot_be_passed_on_is_set_aside(pdu: str, path: str, reason: Reason, written: Any) -> None:
+    request = transaction('{"good":1}', pdu, '{"good":2.5}')
+    first, rejection, third = request.pdus
+    assert (first, third) == ({"good": 1}, {"good": 2.5})
+    assert isinstance(rejection, Rejection)
+    assert (rejection.path, rejection.reason) == (path, reason)
+    assert request.to_json()["pdus"] == [{"good": 1}, written, {"good": 2.5}]
+    again = SendTransactionRequest.from_http(request.to_http())
+    assert [isinstance(it, Rejection) for it in again.pdus] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "pdu",
+    [
+        "{}",
+        '{"a":1.5,"b":[-0.0,1e+300,2.0,1e-7]}',
+        '{"a":9007199254740992,"b":-9223372036854775808}',
+        '{"a":' + "1" * 32 + "}",
+        '{"\\ud800":"a\\udfff"}',
+        '{"a":' + "[" * 125 + "]" * 125 + "}",
+    ],
+    ids=lambda value: value[:30],
+)
+def test_an_event_is_passed_on_as_it_is(pdu: str) -> None:
+    request = transaction(pdu)
+    assert not isinstance(request.pdus[0], Rejection)
+    written = json.loads(request.to_http().body)["pdus"]
+    assert repr(written) == repr([json.loads(pdu)])
+    assert SendTransactionRequest.from_http(request.to_http()) == request
+
+
+def test_an_event_from_a_parser_of_the_caller() -> None:
+    pdus: list[Any] = [{"a": float("inf")}, {"a": 0.5}, {"a": (1,)}, {"b": {5: 1}}]
+    first, second, third, fourth = SendTransactionRequest.from_json(changed(pdus=pdus), txn_id="1").pdus
+    assert second == {"a": 0.5}
+    facts = [(it.path, it.reason) for it in (first, third, fourth) if isinstance(it, Rejection)]
+    assert facts == [
+        ("/pdus/0/a", Reason.NOT_AN_INTEGER),
+        ("/pdus/2/a", Reason.NOT_A_JSON_VALUE),
+        ("/pdus/3/b/<int 0>", Reason.NOT_A_JSON_VALUE),
+    ]
+
+
+def test_an_event_that_is_too_deep_for_us_costs_only_itself() -> None:
+    deep = '{"a":' + "[" * 390 + "]" * 390 + "}"
+    first, second = transaction(deep, '{"good":1}', limits=JsonLimits(max_depth=400)).pdus
+    assert isinstance(first, Rejection)
+    assert first.reason is Reason.TOO_DEEP
+    assert second == {"good": 1}
+
+
+def test_near_the_recursion_limit() -> None:
+    """attack 9: read, or refused as the other side's, however little of the stack is left."""
+    body = json.dumps(changed(pdus=[{"a": nested(110)}, {"b": nested(110, of="dict")}]))
+    outcomes = set()
+    for left in range(60, 700, 5):
+        try:
+            with_frames_left(left, lambda: SendTransactionRequest.from_bytes(body, txn_id="1"))
+        except (E2EKeysError, RecursionError, AssertionError) as error:
+            outcomes.add(type(error).__name__)
+        else:
+            outcomes.add("good")
+    assert "good" in outcomes
+    assert outcomes <= {"good", "RemoteProtocolError"}
+
+
 @pytest.mark.parametrize(
     ("members", "path"),
     [
@@ -162,6 +288,10 @@ def test_a_hundred_edus_and_none() -> None:
         ({"edus": "x"}, "/edus"),
         ({"pdus": {}}, "/pdus"),
         ({"pdus": [{"a": object()}]}, "/pdus/0/a"),
+        ({"pdus": [{}, None]}, "/pdus/1"),
+        ({"pdus": [5]}, "/pdus/0"),
+        ({"pdus": "x"}, "/pdus"),
+        ({"pdus": [{"a": [float("nan")]}]}, "/pdus/0/a/0"),
         ({"extra": {"edus": []}}, "/extra/edus"),
     ],
 )

@@ -267,6 +267,12 @@ class TestRoundTrip:
             KeysQueryRequest(device_keys={}, extra={"x": value})
         assert caught.value.path.startswith("/extra/x")
 
+    @pytest.mark.parametrize("kind", [DeviceSigningUploadResponse, SendToDeviceResponse])
+    def test_an_answer_that_would_be_read_as_an_error_is_refused(self, kind: type[Any]) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            kind(extra={"errcode": "M_X"})
+        assert (caught.value.path, caught.value.reason) == ("/extra/errcode", Reason.INVALID_VALUE)
+
 
 # --------------------------------------------------------------------------------------------------------------
 # Unknown members

@@ -85,6 +85,12 @@ class TestRequest:
         received = read_request(sent)
         assert (received.request, received.dialect) == (request, FEDERATION_V1)
 
+    def test_a_name_that_is_no_device_id_is_asked_for_in_vain(self) -> None:
+        body = {"device_keys": {"@a:b": ["", "x" * 513]}}
+        request = UserKeysQueryRequest.from_json(body)
+        assert request.asked == {"@a:b": ("", "x" * 513)}
+        assert request.to_json() == body
+
     def test_a_timeout_is_a_member_nobody_knows(self) -> None:
         request = UserKeysQueryRequest.from_json({"device_keys": {}, "timeout": "soon"})
         assert request.extra == {"timeout": "soon"}
@@ -103,7 +109,7 @@ class TestRequest:
             ({"device_keys": {"@a:b": {"D": True}}}, "/device_keys/@a:b", Reason.WRONG_TYPE, "M_BAD_JSON"),
             ({"device_keys": {"@a:b": "D"}}, "/device_keys/@a:b", Reason.WRONG_TYPE, "M_BAD_JSON"),
             ({"device_keys": {"@a/~:b": ["D", 1]}}, "/device_keys/@a~1~0:b/1", Reason.WRONG_TYPE, "M_BAD_JSON"),
-            ({"device_keys": {"@a:b": [""]}}, "/device_keys/@a:b/0", Reason.INVALID_IDENTIFIER, "M_INVALID_PARAM"),
+            ({"device_keys": {"@a:b": ["", "\ud800"]}}, "/device_keys/@a:b/1", Reason.LONE_SURROGATE, "M_BAD_JSON"),
         ],
         ids=lambda value: f"{value}"[:40],
     )

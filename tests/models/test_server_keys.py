@@ -232,6 +232,16 @@ MALFORMED: dict[str, tuple[Any, str, Reason]] = {
         "/signatures/a.example:8448/ed25519:a~1b",
         Reason.WRONG_TYPE,
     ),
+    "65 keys": (
+        unsigned(verify_keys={f"ed25519:{number}": None for number in range(65)}),
+        "/verify_keys",
+        Reason.TOO_MANY_KEYS,
+    ),
+    "65 keys of algorithms nobody knows": (
+        unsigned(verify_keys={f"org.example:{number}": {"key": "x"} for number in range(65)}),
+        "/verify_keys",
+        Reason.TOO_MANY_KEYS,
+    ),
     "fraction anywhere": (unsigned(added={"a/b": [0.5]}), "/added/a~1b/0", Reason.NOT_AN_INTEGER),
 }
 
@@ -242,6 +252,14 @@ def test_malformed(case: str) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         ServerKeys.from_json(obj)
     assert (caught.value.path, caught.value.reason) == (path, reason)
+
+
+def test_64_keys() -> None:
+    signers = [sample_secret_key(f"server {number}").signer(f"ed25519:{number}") for number in range(64)]
+    document = ServerKeys.build(server_name=SERVER, signers=signers, valid_until_ts=UNTIL)
+    assert len(document.verify(server_name=SERVER).verify_keys) == 64
+    old = {f"ed25519:old{number}": {**KEY, "expired_ts": number} for number in range(65)}
+    assert len(ServerKeys.from_json(good(old_verify_keys=old)).old_verify_keys) == 65
 
 
 class TestVerifying:

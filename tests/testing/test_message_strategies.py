@@ -22,17 +22,20 @@ from matrix_e2e_keys import (
     Dialect,
     DirectToDevice,
     Edu,
+    KeysClaimRequest,
     KeysQueryResponse,
     KeysUploadRequest,
     MatrixError,
     OneTimeKey,
     Rejection,
+    SendTransactionRequest,
     ServerKeys,
     SignatureFailure,
     SigningKeyUpdate,
     SyncKeys,
     UnknownEdu,
 )
+from matrix_e2e_keys.endpoints.members import JsonView
 from matrix_e2e_keys.testing import message_strategies as messages
 
 FIND = settings(max_examples=2000, database=None, phases=[Phase.generate])
@@ -222,6 +225,22 @@ def test_uploads_have_a_device_id_where_the_path_has_one(dialect: Dialect, has_o
     assert (request.device_id is not None) is has_one
     again = KeysUploadRequest.from_http(request.to_http(dialect))
     assert (again, again.device_id) == (request, request.device_id)
+
+
+@pytest.mark.parametrize(("dialect", "usual"), [(CLIENT_V3, "signed_curve25519"), (CLIENT_V2_ALPHA, "curve25519")])
+def test_what_is_claimed_is_what_the_dialect_has(dialect: Dialect, usual: str) -> None:
+    def claims(request: KeysClaimRequest) -> bool:
+        return any(usual in devices.values() for devices in request.asked.values())
+
+    assert exists(messages.keys_claim_requests(dialect=dialect), claims)
+
+
+@pytest.mark.parametrize("kind", [Rejection, JsonView])
+def test_events_are_good_or_set_aside(kind: type[Any]) -> None:
+    def holds(request: SendTransactionRequest) -> bool:
+        return any(type(pdu) is kind for pdu in request.pdus)
+
+    assert exists(messages.send_transaction_requests(), holds)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class DeviceSigningUploadResponse(Response):
     extra: Mapping[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        settle(self, extra=json_object)
+        settle(self, extra=extra_beside("errcode"))  # with an error code, it would be no answer
 
     def to_json(self) -> JsonObject:
         """Return the response body."""

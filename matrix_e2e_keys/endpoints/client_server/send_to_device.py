@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
-from matrix_e2e_keys.endpoints.members import extra_beside, json_object, path_segment, settle
+from matrix_e2e_keys.endpoints.members import extra_beside, path_segment, settle
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, refuse_error, required
 from matrix_e2e_keys.endpoints.to_device_messages import ToDeviceMessages, read_messages, to_device_messages
 from matrix_e2e_keys.json_trees import JsonObject, thaw
@@ -97,7 +97,7 @@ class SendToDeviceResponse(Response):
     extra: Mapping[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        settle(self, extra=json_object)
+        settle(self, extra=extra_beside("errcode"))  # with an error code, it would be no answer
 
     def to_json(self) -> JsonObject:
         """Return the response body."""

@@ -28,6 +28,7 @@ from matrix_e2e_keys.endpoints.members import (
     integer,
     items,
     json_object,
+    json_value,
     path_segment,
     server_name,
     settle,
@@ -67,7 +68,7 @@ def _read_pdu(tree: Any) -> dict[str, Any]:
     """Read an event, which is passed on as it is, or not at all."""
     event = object_in(tree, "an event")
     _refuse_what_cannot_be_passed_on(event)
-    copied: dict[str, Any] = thaw(event)
+    copied: dict[str, Any] = json_value(thaw(event))
     return copied
 
 
