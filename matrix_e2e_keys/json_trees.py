@@ -42,6 +42,7 @@ __all__ = [
     "check_mode",
     "out_of_range",
     "raise_refused",
+    "refused_nodes",
     "refused_places",
     "snapshot",
     "thaw",
@@ -232,9 +233,15 @@ def _thaw(tree: Any) -> Any:
 
 
 def refused_places(tree: Any, at: Segments = ()) -> Iterator[tuple[Segments, Reason, str]]:
-    """Yield every place in ``tree`` that has no canonical encoding: where, why, and a sentence.
+    """Yield every place in ``tree`` that has no canonical encoding: where, why, and a sentence."""
+    for place, refused in refused_nodes(tree, at):
+        yield place, refused.reason, refused.detail
 
-    A path is made for a refused place only: there may be a million others, and each may be a hundred deep.
+
+def refused_nodes(tree: Any, at: Segments = ()) -> Iterator[tuple[Segments, RefusedPlace]]:
+    """Yield every place in ``tree`` that has no canonical encoding, and what stands there.
+
+    A path is made for such a place only: there may be a million others, and each may be a hundred deep.
     """
     way: list[str | int] = []
     stack: list[Iterator[tuple[Any, Any]]] = [iter([(None, tree)])]
@@ -246,18 +253,21 @@ def refused_places(tree: Any, at: Segments = ()) -> Iterator[tuple[Segments, Rea
                 if kind is dict:
                     for name in value:
                         if _has_lone_surrogate(name):
-                            detail = "the member name holds a lone surrogate"
-                            yield (*at, *way[1:], name), Reason.LONE_SURROGATE, detail
+                            yield (*at, *way[1:], name), _lone_surrogate("the member name holds a lone surrogate", name)
                 stack.append(iter(value.items() if kind is dict else enumerate(value)))
                 break
             if kind is RefusedPlace:
-                yield (*at, *[*way, segment][1:]), value.reason, value.detail
+                yield (*at, *[*way, segment][1:]), value
             elif kind is str and _has_lone_surrogate(value):
-                yield (*at, *[*way, segment][1:]), Reason.LONE_SURROGATE, "the string holds a lone surrogate"
+                yield (*at, *[*way, segment][1:]), _lone_surrogate("the string holds a lone surrogate", value)
         else:
             stack.pop()
             if way:
                 way.pop()
+
+
+def _lone_surrogate(detail: str, text: str) -> RefusedPlace:
+    return RefusedPlace(reason=Reason.LONE_SURROGATE, detail=detail, value=text)
 
 
 def wrong_type(expected: str, value: Any, *at: str | int) -> Refusal:

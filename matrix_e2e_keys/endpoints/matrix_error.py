@@ -121,9 +121,9 @@ class MatrixError(E2EKeysError):
         shallow = evolve(limits, max_depth=min(limits.max_depth, DEFAULT_LIMITS.max_depth))
         tree = _body_as_object(response.body, shallow)
         errcode, error, delay = (tree.get(name) for name in _MEMBERS)
-        auth = read_user_interactive_auth(tree) if response.status == _UNAUTHORIZED else None
-        known = _MEMBERS if auth is None else (*_MEMBERS, *AUTH_MEMBERS)
         with raised_as(RemoteProtocolError):
+            auth = read_user_interactive_auth(tree) if response.status == _UNAUTHORIZED else None
+            known = _MEMBERS if auth is None else (*_MEMBERS, *AUTH_MEMBERS)
             error_in_answer = cls(
                 status=response.status,
                 errcode=printable(errcode) if type(errcode) is str else None,

@@ -35,7 +35,7 @@ from matrix_e2e_keys.endpoints.members import (
 )
 from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
 from matrix_e2e_keys.errors import Reason, Refusal
-from matrix_e2e_keys.json_trees import JsonObject, RefusedPlace, thaw, wrong_type
+from matrix_e2e_keys.json_trees import JsonObject, refused_nodes, thaw, wrong_type
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["SendTransactionRequest", "SendTransactionResponse"]
@@ -67,19 +67,12 @@ def _pdus(value: object, *at: str | int) -> tuple[Mapping[str, Any] | Rejection,
 def _read_pdu(tree: Any) -> dict[str, Any]:
     """Read an event, which is passed on as it is, or not at all."""
     event = object_in(tree, "an event")
-    _refuse_what_cannot_be_passed_on(event)
+    for place, refused in refused_nodes(event):
+        is_kept = refused.reason is Reason.LONE_SURROGATE or type(refused.value) in (int, float)
+        if refused.reason is Reason.DUPLICATE_MEMBER or not is_kept:
+            raise Refusal(refused.reason, refused.detail, *place)
     copied: dict[str, Any] = json_value(thaw(event))
     return copied
-
-
-def _refuse_what_cannot_be_passed_on(tree: Any) -> None:
-    if type(tree) is RefusedPlace and (tree.reason is Reason.DUPLICATE_MEMBER or type(tree.value) not in (int, float)):
-        raise Refusal(tree.reason, tree.detail)
-    for at, member in tree.items() if type(tree) is dict else enumerate(tree) if type(tree) is list else ():
-        try:
-            _refuse_what_cannot_be_passed_on(member)
-        except Refusal as refusal:
-            raise Refusal(refusal.reason, refusal.detail, at, *refusal.at) from None
 
 
 @frozen(kw_only=True)
