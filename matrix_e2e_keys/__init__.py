@@ -10,6 +10,7 @@ from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
 from matrix_e2e_keys.client.claim import ClaimResult, check_claim
 from matrix_e2e_keys.client.device_lists import DeviceListTracker, OutgoingQuery
 from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
+from matrix_e2e_keys.client.upload import OneTimeKeyConflict, one_time_key_conflict
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
     DeviceSigningUploadResponse,
@@ -166,6 +167,7 @@ __all__ = [
     "Notice",
     "OldVerifyKey",
     "OneTimeKey",
+    "OneTimeKeyConflict",
     "OutgoingQuery",
     "OwnIdentity",
     "Partition",
@@ -219,6 +221,7 @@ __all__ = [
     "find_endpoint",
     "is_strict_user_id",
     "is_user_id",
+    "one_time_key_conflict",
     "parse_device_id",
     "parse_json",
     "parse_room_id",

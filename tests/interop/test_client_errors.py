@@ -30,6 +30,7 @@ from matrix_e2e_keys import (
     SendToDeviceRequest,
     SignaturesUploadRequest,
     VerificationError,
+    one_time_key_conflict,
     read_request,
 )
 
@@ -161,14 +162,17 @@ def test_a_one_time_key_is_not_replaced_by_another(new_client: MakeClient) -> No
     more = OneTimeKey.from_json(key_id, person.sign({**key.signed.content, "more": 1}, device=True))
     client.upload(device_keys=person.device_keys(), one_time_keys=first)
 
-    for conflict in (
-        signed_key(person, "AAAA"),
-        {key_id: more},
-        {**signed_key(person, "AAAA"), **signed_key(person, "B")},
+    for keys, is_same in (
+        (signed_key(person, "AAAA"), False),
+        ({key_id: more}, True),
+        ({**signed_key(person, "AAAA"), **signed_key(person, "B")}, False),
     ):
-        error = client.refused(KeysUploadRequest(one_time_keys=conflict).to_http())
+        request = KeysUploadRequest(one_time_keys=keys)
+        error = client.refused(request.to_http())
         assert (error.status, error.errcode) == (400, "M_UNKNOWN")
-        assert error.error.startswith("One time key")
+        conflict = one_time_key_conflict(request, error)
+        assert conflict is not None
+        assert (conflict.key_id, conflict.held, conflict.is_same_key) == (key_id, key, is_same)
 
     assert client.upload() == {"signed_curve25519": 1}
     assert client.claim(client.user_id, "DEVICE") == first
