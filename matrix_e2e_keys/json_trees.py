@@ -40,6 +40,7 @@ __all__ = [
     "Segments",
     "check_limits",
     "check_mode",
+    "object_in",
     "out_of_range",
     "raise_refused",
     "refused_nodes",
@@ -279,6 +280,17 @@ def wrong_type(expected: str, value: Any, *at: str | int) -> Refusal:
         return Refusal(value.reason, value.detail, *at)
     kind = _KINDS.get(type(value), f"a Python {type(value).__name__}")
     return Refusal(Reason.WRONG_TYPE, f"{expected}, not {kind}", *at)
+
+
+def object_in(tree: Any, what: str, *at: str | int) -> dict[str, Any]:
+    """Return ``tree``, which stands at ``at`` and must be an object. ``what`` it is begins the sentence if it is none.
+
+    Raises:
+        Refusal: it is none.
+    """
+    if type(tree) is not dict:
+        raise wrong_type(f"{what} must be an object", tree, *at)
+    return tree
 
 
 _KINDS: Final = {

@@ -18,7 +18,7 @@ from attrs import field, frozen
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, json_pointer
 from matrix_e2e_keys.json_trees import Segments, thaw
 
-__all__ = ["Notice", "Partition", "Rejection", "rejected"]
+__all__ = ["Notice", "Partition", "Rejection", "file_rejection", "rejected"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,11 @@ def rejected(
         user_id=user_id,
         device_id=device_id,
     )
+
+
+def file_rejection(rejection: Rejection, refused: list[Rejection], unsupported: list[Rejection]) -> None:
+    """Internal: put a rejection where a :class:`Partition` has it."""
+    (unsupported if rejection.reason is Reason.UNSUPPORTED_ALGORITHM else refused).append(rejection)
 
 
 @frozen(kw_only=True)

@@ -21,12 +21,13 @@ from typing import Any
 from attrs import define, field, frozen
 
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest, KeysClaimResponse
+from matrix_e2e_keys.endpoints.entries import raw_of
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
 from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey, VerifiedOneTimeKey, verify_one_time_keys
-from matrix_e2e_keys.outcome import Notice, Partition, Rejection, rejected
+from matrix_e2e_keys.outcome import Notice, Partition, Rejection, file_rejection, rejected
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 
 __all__ = ["ClaimResult", "check_claim"]
@@ -160,7 +161,7 @@ class _Check:
                 self.rejected.append(of_user)
             elif user_id not in self.asked:
                 refusal = Refusal(Reason.UNREQUESTED, f"nobody claimed a key of {quoted(user_id)}")
-                self._reject(refusal, _raw(of_user), user_id)
+                self._reject(refusal, raw_of(of_user), user_id)
             else:
                 for device_id, keys in of_user.items():
                     candidate = self._candidate(user_id, device_id, keys)
@@ -177,7 +178,7 @@ class _Check:
         algorithm = self.asked[user_id].get(device_id)
         if algorithm is None:
             refusal = Refusal(Reason.UNREQUESTED, f"nobody claimed a key of the device {quoted(device_id)}")
-            self._reject(refusal, _raw(keys), user_id, device_id)
+            self._reject(refusal, raw_of(keys), user_id, device_id)
             return None
         wanted: list[OneTimeKey] = []
         for key_id, key in keys.items():
@@ -191,11 +192,11 @@ class _Check:
         device = self.devices.get(user_id, {}).get(device_id)
         if len(wanted) > 1:
             self._reject(
-                Refusal(Reason.TOO_MANY_KEYS, "one key was claimed, not several"), _raw(keys), user_id, device_id
+                Refusal(Reason.TOO_MANY_KEYS, "one key was claimed, not several"), raw_of(keys), user_id, device_id
             )
         elif wanted and type(device) is not VerifiedDevice:
             detail = f"the device {quoted(device_id)} of {quoted(user_id)} has not been verified"
-            self._reject(Refusal(Reason.UNVERIFIED_DEVICE, detail), _raw(keys), user_id, device_id)
+            self._reject(Refusal(Reason.UNVERIFIED_DEVICE, detail), raw_of(keys), user_id, device_id)
         elif wanted and device is not None:
             return wanted[0], device
         return None
@@ -220,12 +221,4 @@ class _Check:
     ) -> None:
         place = tuple(name for name in ("one_time_keys", user_id, device_id, key_id) if name is not None)
         rejection = rejected(refusal, raw, place, user_id=user_id, device_id=device_id)
-        is_unsupported = refusal.reason is Reason.UNSUPPORTED_ALGORITHM
-        (self.unsupported if is_unsupported else self.rejected).append(rejection)
-
-
-def _raw(entries: Any) -> Any:
-    """Return entries of a response as plain JSON values."""
-    if isinstance(entries, Mapping):
-        return {name: _raw(entry) for name, entry in entries.items()}
-    return entries.raw if isinstance(entries, Rejection) else entries.to_json()
+        file_rejection(rejection, self.rejected, self.unsupported)

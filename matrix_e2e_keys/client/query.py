@@ -27,13 +27,14 @@ from attrs import define, field, frozen
 
 from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
+from matrix_e2e_keys.endpoints.entries import raw_of
 from matrix_e2e_keys.endpoints.key_maps import KeyMap
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted
 from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity, verify_identities
-from matrix_e2e_keys.outcome import Notice, Partition, Rejection, rejected
+from matrix_e2e_keys.outcome import Notice, Partition, Rejection, file_rejection, rejected
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 
 __all__ = ["QueryResult", "UserAnswer", "check_query"]
@@ -248,7 +249,7 @@ class _Check:
                         continue
                     key = key_map[user_id]
                     rejection = key if isinstance(key, Rejection) else self._rejection(refusal, name, user_id)
-                    _file(rejection, self.rejected_keys, self.unsupported_keys)
+                    file_rejection(rejection, self.rejected_keys, self.unsupported_keys)
                 if identity is not None:
                     self.identities[user_id] = identity
         self.rejected_keys += [rejection for rejection in self.response.malformed if rejection.path in _KEY_MAP_PATHS]
@@ -315,7 +316,7 @@ class _Check:
                     yield device
                 else:
                     rejection = self._rejection(fault, "device_keys", user_id, device_id)
-                    _file(rejection, self.rejected_devices, self.unsupported_devices)
+                    file_rejection(rejection, self.rejected_devices, self.unsupported_devices)
 
     def in_answer_order(self, rejections: list[Rejection]) -> tuple[Rejection, ...]:
         """Return rejections of devices in the order in which the devices stand in the answer."""
@@ -388,8 +389,8 @@ class _Check:
         """Return the rejection of an entry of the answer."""
         entry: Any = getattr(self.response, member)[user_id]
         if device_id is None:
-            return rejected(refusal, _raw_of(entry), (member, user_id), user_id=user_id)
-        raw = _raw_of(entry[device_id])
+            return rejected(refusal, raw_of(entry), (member, user_id), user_id=user_id)
+        raw = raw_of(entry[device_id])
         return rejected(refusal, raw, (member, user_id, device_id), user_id=user_id, device_id=device_id)
 
 
@@ -400,15 +401,6 @@ def _anything_like_a_key(raw: Any) -> Iterator[bytes | None]:
         for text in (name.partition(":")[2], value):
             if type(text) is str:
                 yield unpadded_base64.decode_loosely(text)
-
-
-def _raw_of(entry: Any) -> Any:
-    """Return an entry of a response as plain JSON values."""
-    return entry.raw if isinstance(entry, Rejection) else entry.to_json()
-
-
-def _file(rejection: Rejection, rejected: list[Rejection], unsupported: list[Rejection]) -> None:
-    (unsupported if rejection.reason is Reason.UNSUPPORTED_ALGORITHM else rejected).append(rejection)
 
 
 def _device_fault(

@@ -10,15 +10,13 @@ Facts:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from matrix_e2e_keys.endpoints.entries import user_entries, write_entries
-from matrix_e2e_keys.endpoints.members import Check, frozen_map, items, map_of, opaque_string, strings
+from matrix_e2e_keys.endpoints.entries import read_users, user_entries, write_entries
+from matrix_e2e_keys.endpoints.members import Check, frozen_map, map_of, opaque_string, strings
 from matrix_e2e_keys.endpoints.messages import required
-from matrix_e2e_keys.errors import Reason, Refusal, quoted
-from matrix_e2e_keys.identifiers import is_user_id
-from matrix_e2e_keys.json_trees import JsonObject, wrong_type
-from matrix_e2e_keys.outcome import Rejection, rejected
+from matrix_e2e_keys.json_trees import JsonObject, object_in, wrong_type
+from matrix_e2e_keys.outcome import Rejection
 
 __all__ = [
     "AskedDevices",
@@ -26,6 +24,7 @@ __all__ = [
     "all_of_each",
     "asked_devices",
     "asked_keys",
+    "asked_of",
     "one_of_each",
     "read_asked",
     "read_timeout",
@@ -39,16 +38,10 @@ AskedKeys: TypeAlias = Mapping[str, Mapping[str, str] | Rejection]
 """User id to device id to algorithm; a rejection where the name is no user id."""
 
 
-def _device_ids(value: object, *at: str | int) -> tuple[str, ...]:
-    return tuple(opaque_string(item, *at, place) for place, item in enumerate(items(value, *at)))
+T = TypeVar("T")
 
-
-def _algorithms(value: object, *at: str | int) -> Mapping[str, str]:
-    return map_of(opaque_string)(value, *at)
-
-
-asked_devices: Check[AskedDevices] = user_entries(_device_ids)
-asked_keys: Check[AskedKeys] = user_entries(_algorithms)
+asked_devices: Check[AskedDevices] = user_entries(strings)
+asked_keys: Check[AskedKeys] = user_entries(map_of(opaque_string))
 
 
 def all_of_each(user_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -77,15 +70,8 @@ def read_asked(body: dict[str, Any], name: str) -> dict[str, Any]:
     Raises:
         Refusal: it is not there, or no object.
     """
-    asked = required(body, name)
-    if type(asked) is not dict:
-        raise wrong_type(f"{name} must be an object", asked, name)
-    return {user: of_user if is_user_id(user) else _of_nobody(user, of_user, name) for user, of_user in asked.items()}
-
-
-def _of_nobody(user: str, of_user: Any, name: str) -> Rejection:
-    refusal = Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(user)} is not a user id")
-    return rejected(refusal, of_user, (name, user), user_id=user)
+    asked = object_in(required(body, name), name, name)
+    return read_users(asked, lambda of_user, user: of_user, name)  # noqa: ARG005 - whoever it is
 
 
 def read_timeout(body: dict[str, Any]) -> Any:
@@ -97,6 +83,11 @@ def read_timeout(body: dict[str, Any]) -> Any:
     if "timeout" in body and body["timeout"] is None:
         raise wrong_type("timeout must be an integer", None, "timeout")
     return body.get("timeout")
+
+
+def asked_of(asked: Mapping[str, T | Rejection]) -> Mapping[str, T]:
+    """Return what is asked of users, without the names that are no user ids."""
+    return {user: of_user for user, of_user in asked.items() if not isinstance(of_user, Rejection)}
 
 
 def write_asked(asked: Mapping[str, Any]) -> JsonObject:

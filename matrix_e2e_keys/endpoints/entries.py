@@ -30,8 +30,11 @@ from matrix_e2e_keys.signing.signed_json import SignedJson, new_signed_json, rea
 __all__ = [
     "EntryBatch",
     "Read",
+    "list_member",
     "malformed_members",
+    "not_a_user_id",
     "or_rejection",
+    "raw_of",
     "read_cross_signing_key",
     "read_device",
     "read_entry",
@@ -47,6 +50,7 @@ __all__ = [
     "write_entry",
     "write_malformed",
     "write_members",
+    "write_optional",
 ]
 
 T = TypeVar("T")
@@ -83,6 +87,11 @@ def read_device(tree: Any) -> DeviceKeys:
     return _only(read_device_keys([tree]))
 
 
+def not_a_user_id(name: str, *at: str | int) -> Refusal:
+    """Return the refusal of a name that stands where a user id should stand."""
+    return Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(name)} is not a user id", *at)
+
+
 def user_entries(check: Check[Any]) -> Check[Mapping[str, Any]]:
     """Return a check for a map from user ids, whose values pass ``check`` or are rejections.
 
@@ -97,7 +106,7 @@ def user_entries(check: Check[Any]) -> Check[Mapping[str, Any]]:
             elif is_user_id(name):
                 users[name] = check(of_user, *at, name)
             else:
-                raise Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(name)} is not a user id", *at, name)
+                raise not_a_user_id(name, *at, name)
         return FrozenMap(users)
 
     return check_users
@@ -158,8 +167,7 @@ def read_users(value: dict[str, Any], read: Callable[..., Any], *at: str | int) 
         if is_user_id(user):
             users[user] = read_entry(partial(read, user=user), tree, *at, user, user=user)
         else:
-            refusal = Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(user)} is not a user id")
-            users[user] = rejected(refusal, tree, (*at, user), user_id=user)
+            users[user] = rejected(not_a_user_id(user), tree, (*at, user), user_id=user)
     return users
 
 
@@ -212,22 +220,22 @@ def rejected_user_entry(refusal: Refusal, tree: Any, *at: str) -> Rejection:
     )
 
 
+def list_member(value: Any, name: str, malformed: list[Rejection]) -> list[Any]:
+    """Return a member that is a list. What is none is ``malformed``, and counts as empty."""
+    if type(value) is list:
+        return value
+    malformed.append(rejected(wrong_type(f"{name} must be an array", value), value, (name,)))
+    return []
+
+
 def read_user_ids(tree: dict[str, Any], name: str, malformed: list[Rejection]) -> tuple[str, ...]:
     """Read a list of user ids, none if it is not there. An entry that is no user id is ``malformed``."""
-    value = tree.get(name, [])
-    if type(value) is not list:
-        malformed.append(rejected(wrong_type(f"{name} must be an array", value), value, (name,)))
-        return ()
     users: list[str] = []
-    for place, item in enumerate(value):
+    for place, item in enumerate(list_member(tree.get(name, []), name, malformed)):
         if is_user_id(item):
             users.append(item)
         else:
-            refusal = (
-                Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(item)} is not a user id")
-                if type(item) is str
-                else wrong_type("a user id must be a string", item)
-            )
+            refusal = not_a_user_id(item) if type(item) is str else wrong_type("a user id must be a string", item)
             malformed.append(rejected(refusal, item, (name, place)))
     return tuple(users)
 
@@ -272,11 +280,27 @@ def write_entries(entries: Any) -> Any:
     return write_entry(entries)
 
 
+def raw_of(entries: Any) -> Any:
+    """Return a map of entries, or one of them, as it was received or as it would be sent, rejections included."""
+    if isinstance(entries, Mapping):
+        return {name: raw_of(entry) for name, entry in entries.items()}
+    return entries.raw if isinstance(entries, Rejection) else entries.to_json()
+
+
 def write_members(body: JsonObject, message: object, *names: str) -> JsonObject:
     """Put the maps of entries called ``names`` into ``body``; what is malformed stands where it was received."""
     for name in names:
         body[name] = write_entries(getattr(message, name))
     return write_malformed(body, getattr(message, "malformed", ()))
+
+
+def write_optional(body: JsonObject, message: object, *names: str, refused: Any = None) -> JsonObject:
+    """Put those entries called ``names`` into ``body`` that are there; for ``refused``, see :func:`write_entry`."""
+    for name in names:
+        entry = getattr(message, name)
+        if entry is not None:
+            body[name] = write_entry(entry, refused=refused)
+    return body
 
 
 def write_malformed(body: JsonObject, malformed: Sequence[Rejection]) -> JsonObject:

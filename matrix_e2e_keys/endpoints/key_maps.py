@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from matrix_e2e_keys.endpoints.entries import EntryBatch, rejected_user_entry, user_entries
+from matrix_e2e_keys.endpoints.entries import EntryBatch, not_a_user_id, rejected_user_entry, user_entries
 from matrix_e2e_keys.endpoints.members import frozen_map, instances
-from matrix_e2e_keys.errors import Reason, Refusal, quoted
+from matrix_e2e_keys.errors import Reason, Refusal
 from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.json_pieces import Piece
 from matrix_e2e_keys.json_trees import thaw, wrong_type
@@ -73,8 +73,7 @@ def read_key_maps(
             maps[member][name] = thaw(value)
         elif not is_user_id(name):
             # One rejection for all of it: a name may be long, and devices many.
-            refusal = Refusal(Reason.INVALID_IDENTIFIER, f"{quoted(name)} is not a user id")
-            maps[member][name] = rejected_user_entry(refusal, value, member, name)
+            maps[member][name] = rejected_user_entry(not_a_user_id(name), value, member, name)
         elif member in _KEY_MAPS:
             keys.add(maps[member], {name: value}, member)
         elif type(value) is dict:

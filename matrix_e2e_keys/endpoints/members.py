@@ -35,6 +35,7 @@ __all__ = [
     "items",
     "json_object",
     "json_value",
+    "list_of",
     "map_of",
     "opaque_string",
     "optional",
@@ -246,12 +247,12 @@ def extra_beside(*known: str) -> Check[Mapping[str, Any]]:
 
 def strings(value: object, *at: str | int) -> tuple[str, ...]:
     """Take several strings."""
-    return tuple(opaque_string(item, *at, place) for place, item in enumerate(items(value, *at)))
+    return list_of(opaque_string)(value, *at)
 
 
 def user_ids(value: object, *at: str | int) -> tuple[str, ...]:
     """Take several user ids."""
-    return tuple(user_id(item, *at, place) for place, item in enumerate(items(value, *at)))
+    return list_of(user_id)(value, *at)
 
 
 def items(value: object, *at: str | int) -> tuple[Any, ...]:
@@ -270,6 +271,11 @@ def frozen_map(value: object, *at: str | int) -> Mapping[str, Any]:
         if type(name) is not str:
             raise wrong_type(f"a name in {at[-1]} must be a string", name, *at)
     return FrozenMap(copied)
+
+
+def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
+    """Return a check for several things, each of which passes ``check``."""
+    return lambda value, *at: tuple(check(item, *at, place) for place, item in enumerate(items(value, *at)))
 
 
 def map_of(check: Check[T]) -> Check[Mapping[str, T]]:

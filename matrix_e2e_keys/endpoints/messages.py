@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from attrs import field, frozen
+
 from matrix_e2e_keys.endpoints.dialects import Dialect, Endpoint, Match
 from matrix_e2e_keys.endpoints.http_values import (
     HttpRequest,
@@ -25,11 +27,12 @@ from matrix_e2e_keys.endpoints.http_values import (
     split_query,
 )
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
+from matrix_e2e_keys.endpoints.members import extra_beside, settle
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, quoted, raised_as
 from matrix_e2e_keys.json_frames import parse_frame
-from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, check_limits, snapshot, wrong_type
+from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, JsonObject, check_limits, object_in, snapshot, thaw
 
-__all__ = ["BodyRequest", "Request", "Response", "object_in", "others", "refuse_error", "required"]
+__all__ = ["BodyRequest", "EmptyResponse", "Request", "Response", "others", "refuse_error", "required"]
 
 
 Answer = TypeVar("Answer", bound="Response")
@@ -46,13 +49,6 @@ def _in_dialect(body: JsonObject, dialect: Dialect, message: object) -> JsonObje
             raise LocalProtocolError(Reason.NOT_IN_DIALECT, f"{dialect.name} has no {name}", path=f"/{name}")
         del body[name]
     return body
-
-
-def object_in(tree: Any, what: str) -> dict[str, Any]:
-    """Return ``tree``, which must be an object."""
-    if type(tree) is not dict:
-        raise wrong_type(f"{what} must be an object", tree)
-    return tree
 
 
 def required(tree: dict[str, Any], name: str) -> Any:
@@ -331,3 +327,27 @@ class Response:
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
         """Make the answer of a tree, or refuse to."""
         raise NotImplementedError
+
+
+@frozen(kw_only=True)
+class EmptyResponse(Response):
+    """An answer that says nothing but yes.
+
+    Attributes:
+        extra: members that the specification does not name.
+    """
+
+    extra: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        settle(self, extra=extra_beside("errcode"))  # with an error code, it would be no answer
+
+    def to_json(self) -> JsonObject:
+        """Return the response body."""
+        body: JsonObject = thaw(dict(self.extra))
+        return body
+
+    @classmethod
+    def _read_tree(cls, tree: dict[str, Any]) -> Self:
+        refuse_error(tree)
+        return cls(extra=thaw(tree))

@@ -10,7 +10,7 @@ from matrix_e2e_keys.endpoints.entries import or_rejection, read_one_time_keys, 
 from matrix_e2e_keys.endpoints.members import Check, frozen_map, instances, map_of
 from matrix_e2e_keys.errors import Reason, Refusal
 from matrix_e2e_keys.identifiers import parse_device_id, read_identifier
-from matrix_e2e_keys.json_trees import wrong_type
+from matrix_e2e_keys.json_trees import object_in
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
 from matrix_e2e_keys.outcome import Rejection, rejected
 
@@ -42,8 +42,7 @@ def read_claimed_keys(tree: dict[str, Any], name: str) -> dict[str, Any]:
     """Read what was claimed. One malformed entry costs nothing but itself."""
 
     def read_user(devices: Any, user: str) -> dict[str, Any]:
-        if type(devices) is not dict:
-            raise wrong_type("the devices of a user must be an object", devices)
+        object_in(devices, "the devices of a user")
         return {device: read_device(keys, user, device) for device, keys in devices.items()}
 
     # One rejection for all keys of a device whose name is no device id: it may be long, and they may be many.
@@ -51,8 +50,7 @@ def read_claimed_keys(tree: dict[str, Any], name: str) -> dict[str, Any]:
     def read_device(keys: Any, user: str, device: str) -> Any:
         try:
             read_identifier(parse_device_id, device, "device_id")
-            if type(keys) is not dict:
-                raise wrong_type("the keys of a device must be an object", keys)
+            object_in(keys, "the keys of a device")
         except Refusal as refusal:
             bare = Refusal(refusal.reason, refusal.detail)
             return rejected(bare, keys, (name, user, device), user_id=user, device_id=device)

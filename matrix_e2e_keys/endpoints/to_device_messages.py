@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from matrix_e2e_keys.endpoints.entries import or_rejection, read_entry, read_users, user_entries
 from matrix_e2e_keys.endpoints.members import Check, frozen_map, json_object, map_of
 from matrix_e2e_keys.errors import Refusal
-from matrix_e2e_keys.json_trees import WIDEST_LIMITS, refused_places, snapshot, thaw, wrong_type
+from matrix_e2e_keys.json_trees import WIDEST_LIMITS, object_in, refused_places, snapshot, thaw
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["ToDeviceMessages", "read_messages", "to_device_messages"]
@@ -31,8 +31,7 @@ def read_messages(tree: dict[str, Any], *at: str | int) -> dict[str, Any]:
     """Read what is sent to whom. One malformed entry costs nothing but itself."""
 
     def read_user(devices: Any, user: str) -> dict[str, Any]:
-        if type(devices) is not dict:
-            raise wrong_type("the messages to a user must be an object", devices)
+        object_in(devices, "the messages to a user")
         return {
             device: read_entry(_read_content, content, *at, user, device, user=user, device=device)
             for device, content in devices.items()
@@ -42,8 +41,7 @@ def read_messages(tree: dict[str, Any], *at: str | int) -> dict[str, Any]:
 
 
 def _read_content(tree: Any) -> dict[str, Any]:
-    if type(tree) is not dict:
-        raise wrong_type("the content of a message must be an object", tree)
+    object_in(tree, "the content of a message")
     for place, reason, detail in refused_places(tree):
         raise Refusal(reason, detail, *place)
     content: dict[str, Any] = thaw(tree)

@@ -19,8 +19,8 @@ from attrs import field, frozen
 from matrix_e2e_keys.endpoints.members import (
     extra_beside,
     instances,
-    items,
     json_object,
+    list_of,
     opaque_string,
     optional,
     settle,
@@ -69,7 +69,13 @@ class UserInteractiveAuth:
     completed: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        settle(self, flows=_flows, session=optional(opaque_string), params=json_object, completed=strings)
+        settle(
+            self,
+            flows=list_of(instances(AuthenticationFlow)),
+            session=optional(opaque_string),
+            params=json_object,
+            completed=strings,
+        )
 
     def auth(self, stage: str, credentials: Mapping[str, object] | None = None) -> JsonObject:
         """Return what to send as ``auth`` in order to complete ``stage``.
@@ -96,11 +102,6 @@ class UserInteractiveAuth:
         if self.completed:
             body["completed"] = list(self.completed)
         return body
-
-
-def _flows(value: object, *at: str | int) -> tuple[AuthenticationFlow, ...]:
-    flow = instances(AuthenticationFlow)
-    return tuple(flow(item, *at, place) for place, item in enumerate(items(value, *at)))
 
 
 AUTH_MEMBERS: Final = ("flows", "session", "params", "completed")

@@ -37,6 +37,7 @@ from matrix_e2e_keys.signing.signed_json import (
     new_signed_json,
     parts_of,
     read_signed_objects,
+    require_same_bytes,
 )
 from matrix_e2e_keys.signing.signers import Signer, add_signature
 
@@ -135,8 +136,7 @@ class CrossSigningKey(metaclass=Sealed):
         Raises:
             LocalProtocolError: the signed bytes of ``signed`` are not those of this object.
         """
-        if type(signed) is not SignedJson or signed != self.signed:
-            raise LocalProtocolError(Reason.INVALID_VALUE, "signatures can only be exchanged over the same bytes")
+        require_same_bytes(signed, self.signed)
         return _new_key(parts_of(signed), self.user_id, self.usage, self.key_name, self.raw)
 
     def to_json(self) -> JsonObject:

@@ -53,6 +53,7 @@ from matrix_e2e_keys.signing.signed_json import (
     encode_contents,
     new_signed_json,
     parts_of,
+    require_same_bytes,
     signature_text,
     split_signed,
     why_not,
@@ -165,8 +166,7 @@ class DeviceKeys(metaclass=Sealed):
         Raises:
             LocalProtocolError: the signed bytes of ``signed`` are not those of this object.
         """
-        if type(signed) is not SignedJson or signed != self.signed:
-            raise LocalProtocolError(Reason.INVALID_VALUE, "signatures can only be exchanged over the same bytes")
+        require_same_bytes(signed, self.signed)
         return _with_parts(
             parts_of(signed),
             self.user_id,

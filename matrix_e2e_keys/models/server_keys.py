@@ -35,7 +35,7 @@ from matrix_e2e_keys.json_trees import JsonObject, snapshot, wrong_type
 from matrix_e2e_keys.keys import Ed25519PublicKey, KeyId
 from matrix_e2e_keys.models.cross_signing import checked_extra
 from matrix_e2e_keys.sealed import Sealed, constructor_of
-from matrix_e2e_keys.signing.signed_json import SignedJson, new_signed_json, read_signed_objects
+from matrix_e2e_keys.signing.signed_json import SignedJson, new_signed_json, read_signed_objects, require_same_bytes
 from matrix_e2e_keys.signing.signers import Signer, add_signature, check_signer
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
@@ -170,8 +170,7 @@ class ServerKeys(metaclass=Sealed):
         Raises:
             LocalProtocolError: the signed bytes of ``signed`` are not those of this document.
         """
-        if type(signed) is not SignedJson or signed != self.signed:
-            raise LocalProtocolError(Reason.INVALID_VALUE, "signatures can only be exchanged over the same bytes")
+        require_same_bytes(signed, self.signed)
         return _new(signed, self.server_name, self._verify_keys, self._old_verify_keys, self.valid_until_ts)
 
     def to_json(self) -> JsonObject:

@@ -345,6 +345,16 @@ def _read_one(tree: Any) -> SignedJson:
     return new_signed_json(parts)
 
 
+def require_same_bytes(signed: object, before: SignedJson) -> None:
+    """Refuse to exchange the signatures of ``before`` for those of another object.
+
+    Raises:
+        LocalProtocolError: the signed bytes of ``signed`` are others, or it is no :class:`SignedJson`.
+    """
+    if type(signed) is not SignedJson or signed != before:
+        raise LocalProtocolError(Reason.INVALID_VALUE, "signatures can only be exchanged over the same bytes")
+
+
 def local_key_id(key_id: KeyId | str) -> KeyId:
     """Return a key id that our own caller names.
 

@@ -18,10 +18,14 @@ from typing import Any, ClassVar, Final, Self
 from attrs import evolve, field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
-from matrix_e2e_keys.endpoints.entries import read_cross_signing_key, read_optional, write_entry
+from matrix_e2e_keys.endpoints.entries import (
+    read_cross_signing_key,
+    read_optional,
+    write_optional,
+)
 from matrix_e2e_keys.endpoints.members import extra_beside, instances, json_object, optional, settle
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, refuse_error
-from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
+from matrix_e2e_keys.endpoints.messages import BodyRequest, EmptyResponse, others
+from matrix_e2e_keys.json_trees import JsonObject, object_in, thaw
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.outcome import Rejection
 
@@ -73,10 +77,7 @@ class DeviceSigningUploadRequest(BodyRequest["DeviceSigningUploadResponse"]):
     def to_json(self) -> JsonObject:
         """Return the request body. What is ``None`` is left out."""
         body: JsonObject = thaw(dict(self.extra))
-        for name in _KEYS:
-            key = getattr(self, name)
-            if key is not None:
-                body[name] = write_entry(key)
+        write_optional(body, self, *_KEYS)
         if self.auth is not None:
             body["auth"] = thaw(dict(self.auth))
         return body
@@ -98,14 +99,12 @@ class DeviceSigningUploadRequest(BodyRequest["DeviceSigningUploadResponse"]):
 
 
 def _read_auth(tree: Any) -> dict[str, Any]:
-    if type(tree) is not dict:
-        raise wrong_type("auth must be an object", tree, "auth")
-    auth: dict[str, Any] = thaw(tree)
+    auth: dict[str, Any] = thaw(object_in(tree, "auth", "auth"))
     return auth
 
 
 @frozen(kw_only=True)
-class DeviceSigningUploadResponse(Response):
+class DeviceSigningUploadResponse(EmptyResponse):
     """The server has stored the keys.
 
     Attributes:
@@ -113,18 +112,3 @@ class DeviceSigningUploadResponse(Response):
     """
 
     endpoint: ClassVar[Endpoint] = ENDPOINTS["device_signing_upload"]
-
-    extra: Mapping[str, Any] = field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        settle(self, extra=extra_beside("errcode"))  # with an error code, it would be no answer
-
-    def to_json(self) -> JsonObject:
-        """Return the response body."""
-        body: JsonObject = thaw(dict(self.extra))
-        return body
-
-    @classmethod
-    def _read_tree(cls, tree: dict[str, Any]) -> Self:
-        refuse_error(tree)
-        return cls(extra=thaw(tree))

@@ -6,7 +6,7 @@ Specification: client-server API, "Tracking the device list for a user".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
 from attrs import field, frozen
 
@@ -17,7 +17,7 @@ from matrix_e2e_keys.endpoints.messages import Request, Response, others, refuse
 from matrix_e2e_keys.json_trees import JsonObject, thaw
 from matrix_e2e_keys.outcome import Rejection
 
-__all__ = ["KeysChangesRequest", "KeysChangesResponse"]
+__all__ = ["KeysChangesRequest", "KeysChangesResponse", "read_lists", "settle_lists", "write_lists"]
 
 _LISTS: Final = ("changed", "left")
 
@@ -71,27 +71,61 @@ class KeysChangesResponse(Response):
     malformed: tuple[Rejection, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        settle(
-            self,
-            changed=user_ids,
-            left=user_ids,
-            extra=extra_beside(*_LISTS),
-            malformed=malformed_members(self, *_LISTS, lists=_LISTS),
-        )
+        settle_lists(self)
 
     def to_json(self) -> JsonObject:
         """Return the response body. What was malformed stands in it as it was received, or as ``null``."""
-        body: JsonObject = thaw(dict(self.extra))
-        body.update(changed=list(self.changed), left=list(self.left))
-        return write_malformed(body, self.malformed)
+        return write_lists(self)
 
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
         refuse_error(tree, *_LISTS)
-        malformed: list[Rejection] = []
-        return cls(
-            changed=read_user_ids(tree, "changed", malformed),
-            left=read_user_ids(tree, "left", malformed),
-            extra=thaw(others(tree, *_LISTS)),
-            malformed=tuple(malformed),
-        )
+        return cls(**read_lists(tree))
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What stands in /sync in the same form
+# --------------------------------------------------------------------------------------------------------------
+
+
+class ChangedAndLeft(Protocol):
+    """Internal: two lists of users, what stands beside them, and what was malformed."""
+
+    @property
+    def changed(self) -> tuple[str, ...]: ...
+    @property
+    def left(self) -> tuple[str, ...]: ...
+    @property
+    def extra(self) -> Mapping[str, Any]: ...
+    @property
+    def malformed(self) -> tuple[Rejection, ...]: ...
+
+
+def settle_lists(lists: ChangedAndLeft) -> None:
+    """Check the fields of lists that are being made; see :func:`~matrix_e2e_keys.endpoints.members.settle`."""
+    settle(
+        lists,
+        changed=user_ids,
+        left=user_ids,
+        extra=extra_beside(*_LISTS),
+        malformed=malformed_members(lists, *_LISTS, lists=_LISTS),
+    )
+
+
+def read_lists(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that lists are made of."""
+    malformed: list[Rejection] = []
+    changed, left = (read_user_ids(tree, name, malformed) for name in _LISTS)
+    return {
+        "changed": changed,
+        "left": left,
+        "extra": thaw(others(tree, *_LISTS)),
+        "malformed": tuple(malformed),
+    }
+
+
+def write_lists(lists: ChangedAndLeft) -> JsonObject:
+    """Return lists as JSON. What was malformed stands in them as it was received, or as ``null``."""
+    body: JsonObject = thaw(dict(lists.extra))
+    body.update(changed=list(lists.changed), left=list(lists.left))
+    return write_malformed(body, lists.malformed)

@@ -26,6 +26,7 @@ from matrix_e2e_keys.endpoints.asked import (
     AskedDevices,
     all_of_each,
     asked_devices,
+    asked_of,
     read_asked,
     read_timeout,
     write_asked,
@@ -88,7 +89,7 @@ class KeysQueryRequest(BodyRequest["KeysQueryResponse"]):
     @property
     def asked(self) -> Mapping[str, tuple[str, ...]]:
         """The users who are asked about, without the names that are no user ids."""
-        return {user: devices for user, devices in self.device_keys.items() if not isinstance(devices, Rejection)}
+        return asked_of(self.device_keys)
 
     def to_json(self) -> JsonObject:
         """Return the request body."""

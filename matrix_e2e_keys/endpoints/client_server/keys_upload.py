@@ -29,10 +29,10 @@ from matrix_e2e_keys.endpoints.entries import (
     write_malformed,
 )
 from matrix_e2e_keys.endpoints.members import counts, device_id, extra_beside, instances, items, optional, settle
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, required
 from matrix_e2e_keys.endpoints.one_time_key_maps import OneTimeKeyMap, check_form, one_time_key_map
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted, raised_as
-from matrix_e2e_keys.json_trees import JsonObject, thaw
+from matrix_e2e_keys.json_trees import JsonObject, object_in, thaw
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
 from matrix_e2e_keys.outcome import Rejection

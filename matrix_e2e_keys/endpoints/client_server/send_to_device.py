@@ -18,9 +18,9 @@ from attrs import field, frozen
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
 from matrix_e2e_keys.endpoints.members import extra_beside, path_segment, settle
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, refuse_error, required
+from matrix_e2e_keys.endpoints.messages import BodyRequest, EmptyResponse, others, required
 from matrix_e2e_keys.endpoints.to_device_messages import ToDeviceMessages, read_messages, to_device_messages
-from matrix_e2e_keys.json_trees import JsonObject, thaw
+from matrix_e2e_keys.json_trees import JsonObject, object_in, thaw
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["SendToDeviceRequest", "SendToDeviceResponse"]
@@ -85,7 +85,7 @@ class SendToDeviceRequest(BodyRequest["SendToDeviceResponse"]):
 
 
 @frozen(kw_only=True)
-class SendToDeviceResponse(Response):
+class SendToDeviceResponse(EmptyResponse):
     """The server has taken the messages.
 
     Attributes:
@@ -93,18 +93,3 @@ class SendToDeviceResponse(Response):
     """
 
     endpoint: ClassVar[Endpoint] = ENDPOINTS["send_to_device"]
-
-    extra: Mapping[str, Any] = field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        settle(self, extra=extra_beside("errcode"))  # with an error code, it would be no answer
-
-    def to_json(self) -> JsonObject:
-        """Return the response body."""
-        body: JsonObject = thaw(dict(self.extra))
-        return body
-
-    @classmethod
-    def _read_tree(cls, tree: dict[str, Any]) -> Self:
-        refuse_error(tree)
-        return cls(extra=thaw(tree))

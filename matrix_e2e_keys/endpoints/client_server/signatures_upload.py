@@ -39,9 +39,9 @@ from matrix_e2e_keys.endpoints.members import (
     optional,
     settle,
 )
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, refuse_error
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, refuse_error
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
-from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
+from matrix_e2e_keys.json_trees import JsonObject, object_in, thaw
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.outcome import Rejection
@@ -104,8 +104,7 @@ class SignaturesUploadRequest(BodyRequest["SignaturesUploadResponse"]):
     def _read_body(cls, body: dict[str, Any]) -> Self:
 
         def read_user(objects: Any, user: str) -> dict[str, Any]:
-            if type(objects) is not dict:
-                raise wrong_type("the signed objects of a user must be an object", objects)
+            object_in(objects, "the signed objects of a user")
             return {
                 name: read_entry(read_signed_object, value, user, name, user=user) for name, value in objects.items()
             }
@@ -214,8 +213,7 @@ class SignaturesUploadResponse(Response):
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
         def read_user(failures: Any, user: str) -> dict[str, Any]:
-            if type(failures) is not dict:
-                raise wrong_type("the failures of a user must be an object", failures)
+            object_in(failures, "the failures of a user")
             return {
                 name: read_entry(_read_failure, value, "failures", user, name, user=user)
                 for name, value in failures.items()

@@ -21,26 +21,23 @@ from typing import Any, Final, Self
 
 from attrs import field, frozen
 
-from matrix_e2e_keys.endpoints.entries import malformed_members, read_user_ids, write_malformed
+from matrix_e2e_keys.endpoints.client_server.keys_changes import read_lists, settle_lists, write_lists
+from matrix_e2e_keys.endpoints.entries import malformed_members, write_malformed
 from matrix_e2e_keys.endpoints.members import (
     Check,
     counts,
-    extra_beside,
     instances,
     optional,
     settle,
     strings,
-    user_ids,
 )
-from matrix_e2e_keys.endpoints.messages import object_in, others
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, raised_as
 from matrix_e2e_keys.json_frames import parse_frame
-from matrix_e2e_keys.json_trees import JsonObject, snapshot, thaw
+from matrix_e2e_keys.json_trees import JsonObject, object_in, snapshot
 from matrix_e2e_keys.outcome import Rejection, rejected
 
 __all__ = ["DeviceLists", "SyncKeys"]
 
-_LISTS: Final = ("changed", "left")
 _DEVICE_LISTS: Final = "device_lists"
 _COUNTS: Final = "device_one_time_keys_count"
 _TYPES: Final = "device_unused_fallback_key_types"
@@ -65,30 +62,15 @@ class DeviceLists:
     malformed: tuple[Rejection, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        settle(
-            self,
-            changed=user_ids,
-            left=user_ids,
-            extra=extra_beside(*_LISTS),
-            malformed=malformed_members(self, *_LISTS, lists=_LISTS),
-        )
+        settle_lists(self)
 
     def to_json(self) -> JsonObject:
         """Return the object as it stands in ``/sync``."""
-        body: JsonObject = thaw(dict(self.extra))
-        body.update(changed=list(self.changed), left=list(self.left))
-        return write_malformed(body, self.malformed)
+        return write_lists(self)
 
 
 def _read_device_lists(tree: Any, name: str) -> DeviceLists:
-    lists = object_in(tree, name)
-    malformed: list[Rejection] = []
-    return DeviceLists(
-        changed=read_user_ids(lists, "changed", malformed),
-        left=read_user_ids(lists, "left", malformed),
-        extra=thaw(others(lists, *_LISTS)),
-        malformed=tuple(malformed),
-    )
+    return DeviceLists(**read_lists(object_in(tree, name)))
 
 
 _READ: Final[Mapping[str, Check[Any]]] = {_DEVICE_LISTS: _read_device_lists, _COUNTS: counts, _TYPES: strings}

@@ -26,7 +26,7 @@ from matrix_e2e_keys.endpoints.entries import (
     read_entry,
     read_optional,
     write_entries,
-    write_entry,
+    write_optional,
 )
 from matrix_e2e_keys.endpoints.members import (
     boolean,
@@ -35,17 +35,17 @@ from matrix_e2e_keys.endpoints.members import (
     extra_beside,
     instances,
     integer,
-    items,
     json_object,
+    list_of,
     opaque_string,
     optional,
     settle,
     user_id,
 )
-from matrix_e2e_keys.endpoints.messages import object_in, others, required
+from matrix_e2e_keys.endpoints.messages import others, required
 from matrix_e2e_keys.endpoints.to_device_messages import ToDeviceMessages, read_messages, to_device_messages
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, raised_as
-from matrix_e2e_keys.json_trees import JsonObject, snapshot, thaw, wrong_type
+from matrix_e2e_keys.json_trees import JsonObject, object_in, snapshot, thaw, wrong_type
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.outcome import Rejection
@@ -58,6 +58,7 @@ __all__ = [
     "SigningKeyUpdate",
     "UnknownEdu",
     "read_edu",
+    "read_edu_trees",
     "read_edus",
 ]
 
@@ -66,10 +67,6 @@ _UPDATE: Final = ("user_id", "device_id", "stream_id", "prev_id", "deleted", "de
 _KEYS: Final = ("master_key", "self_signing_key")
 _SIGNING: Final = ("user_id", *_KEYS)
 _DIRECT: Final = ("sender", "type", "message_id", "messages")
-
-
-def _integers(value: object, *at: str | int) -> tuple[int, ...]:
-    return tuple(integer(item, *at, place) for place, item in enumerate(items(value, *at)))
 
 
 def _edu(edu_type: str, content: JsonObject, beside: Mapping[str, Any]) -> JsonObject:
@@ -110,7 +107,7 @@ class DeviceListUpdate:
             user_id=user_id,
             device_id=device_id,
             stream_id=integer,
-            prev_ids=called("prev_id", _integers),
+            prev_ids=called("prev_id", list_of(integer)),
             deleted=boolean,
             device_display_name=optional(opaque_string),
             keys=optional(instances(DeviceKeys, Rejection)),
@@ -127,8 +124,7 @@ class DeviceListUpdate:
             content["deleted"] = True
         if self.device_display_name is not None:
             content["device_display_name"] = self.device_display_name
-        if self.keys is not None:
-            content["keys"] = write_entry(self.keys, refused={})
+        write_optional(content, self, "keys", refused={})
         return _edu(self.edu_type, content, self.beside)
 
     @classmethod
@@ -181,10 +177,7 @@ class SigningKeyUpdate:
         """Return the EDU."""
         content: JsonObject = thaw(dict(self.extra))
         content["user_id"] = self.user_id
-        for name in _KEYS:
-            key = getattr(self, name)
-            if key is not None:
-                content[name] = write_entry(key, refused={})
+        write_optional(content, self, *_KEYS, refused={})
         return _edu(self.edu_type, content, self.beside)
 
     @classmethod
@@ -244,8 +237,7 @@ class DirectToDevice:
     @classmethod
     def _read(cls, content: dict[str, Any], beside: dict[str, Any], *at: str | int) -> Self:
         messages = required(content, "messages")
-        if type(messages) is not dict:
-            raise wrong_type("messages must be an object", messages, "messages")
+        object_in(messages, "messages", "messages")
         return cls(
             sender=required(content, "sender"),
             event_type=required(content, "type"),
@@ -299,8 +291,7 @@ def _read_edu(tree: Any, *at: str | int) -> Edu:
     edu = object_in(tree, "an EDU")
     edu_type = opaque_string(required(edu, "edu_type"), "edu_type")
     content = required(edu, "content")
-    if type(content) is not dict:
-        raise wrong_type("content must be an object", content, "content")
+    object_in(content, "content", "content")
     beside = thaw(others(edu, *_EDU))
     kind = _KNOWN.get(edu_type)
     if kind is None:
@@ -335,4 +326,9 @@ def read_edus(edus: object) -> tuple[Edu | Rejection, ...]:
     tree = snapshot(edus)
     if type(tree) is not list:
         raise wrong_type("edus must be an array", tree, "edus").to_error(RemoteProtocolError)
-    return tuple(read_entry(partial(_read_edu_at, place), edu, "edus", place) for place, edu in enumerate(tree))
+    return read_edu_trees(tree)
+
+
+def read_edu_trees(trees: list[Any]) -> tuple[Edu | Rejection, ...]:
+    """Read the ``edus`` of a transaction from trees that nobody else changes."""
+    return tuple(read_entry(partial(_read_edu_at, place), edu, "edus", place) for place, edu in enumerate(trees))

@@ -21,7 +21,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import or_rejection, read_entry, write_entries, write_entry
-from matrix_e2e_keys.endpoints.federation.edus import EDU_TYPES, Edu, read_edus
+from matrix_e2e_keys.endpoints.federation.edus import EDU_TYPES, Edu, read_edu_trees
 from matrix_e2e_keys.endpoints.members import (
     extra_beside,
     instances,
@@ -33,9 +33,9 @@ from matrix_e2e_keys.endpoints.members import (
     server_name,
     settle,
 )
-from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, object_in, others, required
+from matrix_e2e_keys.endpoints.messages import BodyRequest, Response, others, required
 from matrix_e2e_keys.errors import Reason, Refusal
-from matrix_e2e_keys.json_trees import JsonObject, refused_nodes, thaw, wrong_type
+from matrix_e2e_keys.json_trees import JsonObject, object_in, refused_nodes, thaw, wrong_type
 from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["SendTransactionRequest", "SendTransactionResponse"]
@@ -132,7 +132,7 @@ class SendTransactionRequest(BodyRequest["SendTransactionResponse"]):
             txn_id=parameters["txn_id"],
             origin=required(body, "origin"),
             origin_server_ts=required(body, "origin_server_ts"),
-            edus=read_edus(edus or []),
+            edus=read_edu_trees(edus or []),
             pdus=tuple(read_entry(_read_pdu, pdu, "pdus", place) for place, pdu in enumerate(pdus or ())),
             extra=thaw(others(body, *_MEMBERS)),
         )
@@ -167,6 +167,5 @@ class SendTransactionResponse(Response):
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
         pdus = required(tree, "pdus")
-        if type(pdus) is not dict:
-            raise wrong_type("pdus must be an object", pdus, "pdus")
+        object_in(pdus, "pdus", "pdus")
         return cls(pdus=thaw(pdus), extra=thaw(others(tree, "pdus")))

@@ -22,6 +22,7 @@ from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import (
+    list_member,
     malformed_members,
     or_rejection,
     read_cross_signing_key,
@@ -30,23 +31,24 @@ from matrix_e2e_keys.endpoints.entries import (
     read_optional,
     write_entry,
     write_malformed,
+    write_optional,
 )
 from matrix_e2e_keys.endpoints.members import (
     device_id,
     extra_beside,
     instances,
     integer,
-    items,
+    list_of,
     opaque_string,
     optional,
     settle,
     user_id,
 )
-from matrix_e2e_keys.endpoints.messages import Request, Response, object_in, others, required
-from matrix_e2e_keys.json_trees import JsonObject, thaw, wrong_type
+from matrix_e2e_keys.endpoints.messages import Request, Response, others, required
+from matrix_e2e_keys.json_trees import JsonObject, object_in, thaw
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
-from matrix_e2e_keys.outcome import Rejection, rejected
+from matrix_e2e_keys.outcome import Rejection
 
 __all__ = ["UserDevice", "UserDevicesRequest", "UserDevicesResponse"]
 
@@ -108,8 +110,7 @@ class UserDevice:
         """Return the device as it stands in ``devices``."""
         body: JsonObject = thaw(dict(self.extra))
         body["device_id"] = self.device_id
-        if self.keys is not None:
-            body["keys"] = write_entry(self.keys, refused={})
+        write_optional(body, self, "keys", refused={})
         if self.device_display_name is not None:
             body["device_display_name"] = self.device_display_name
         return body
@@ -155,7 +156,7 @@ class UserDevicesResponse(Response):
             self,
             user_id=user_id,
             stream_id=integer,
-            devices=_devices,
+            devices=list_of(or_rejection(instances(UserDevice))),
             master_key=key,
             self_signing_key=key,
             extra=extra_beside(*_RESPONSE_MEMBERS),
@@ -167,19 +168,13 @@ class UserDevicesResponse(Response):
         body: JsonObject = thaw(dict(self.extra))
         body.update(user_id=self.user_id, stream_id=self.stream_id)
         body["devices"] = [write_entry(device) for device in self.devices]
-        for name in _KEYS:
-            key = getattr(self, name)
-            if key is not None:
-                body[name] = write_entry(key, refused={})
+        write_optional(body, self, *_KEYS, refused={})
         return write_malformed(body, self.malformed)
 
     @classmethod
     def _read_tree(cls, tree: dict[str, Any]) -> Self:
-        devices = required(tree, "devices")
         malformed: list[Rejection] = []
-        if type(devices) is not list:
-            malformed.append(rejected(wrong_type("devices must be an array", devices), devices, ("devices",)))
-            devices = []
+        devices = list_member(required(tree, "devices"), "devices", malformed)
         return cls(
             user_id=required(tree, "user_id"),
             stream_id=required(tree, "stream_id"),
@@ -192,8 +187,3 @@ class UserDevicesResponse(Response):
             extra=thaw(others(tree, *_RESPONSE_MEMBERS)),
             malformed=tuple(malformed),
         )
-
-
-def _devices(value: object, *at: str | int) -> tuple[UserDevice | Rejection, ...]:
-    check = or_rejection(instances(UserDevice))
-    return tuple(check(item, *at, place) for place, item in enumerate(items(value, *at)))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Self
 from attrs import field, frozen
 
 from matrix_e2e_keys.algorithms import SIGNED_CURVE25519
-from matrix_e2e_keys.endpoints.asked import AskedKeys, asked_keys, one_of_each, read_asked, write_asked
+from matrix_e2e_keys.endpoints.asked import AskedKeys, asked_keys, asked_of, one_of_each, read_asked, write_asked
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, read_member, write_members
 from matrix_e2e_keys.endpoints.members import extra_beside, settle
@@ -65,7 +65,7 @@ class UserKeysClaimRequest(BodyRequest["UserKeysClaimResponse"]):
     @property
     def asked(self) -> Mapping[str, Mapping[str, str]]:
         """What is claimed of whom, without the names that are no user ids."""
-        return {user: devices for user, devices in self.one_time_keys.items() if not isinstance(devices, Rejection)}
+        return asked_of(self.one_time_keys)
 
     def to_json(self) -> JsonObject:
         """Return the request body."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Self
 
 from attrs import field, frozen
 
-from matrix_e2e_keys.endpoints.asked import AskedDevices, all_of_each, asked_devices, read_asked, write_asked
+from matrix_e2e_keys.endpoints.asked import AskedDevices, all_of_each, asked_devices, asked_of, read_asked, write_asked
 from matrix_e2e_keys.endpoints.dialects import ENDPOINTS, Endpoint
 from matrix_e2e_keys.endpoints.entries import malformed_members, write_members
 from matrix_e2e_keys.endpoints.key_maps import DeviceMap, KeyMap, device_maps, key_map, read_key_maps
@@ -72,7 +72,7 @@ class UserKeysQueryRequest(BodyRequest["UserKeysQueryResponse"]):
     @property
     def asked(self) -> Mapping[str, tuple[str, ...]]:
         """The users who are asked about, without the names that are no user ids."""
-        return {user: devices for user, devices in self.device_keys.items() if not isinstance(devices, Rejection)}
+        return asked_of(self.device_keys)
 
     def to_json(self) -> JsonObject:
         """Return the request body."""
