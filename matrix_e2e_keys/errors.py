@@ -97,6 +97,20 @@ class Reason(enum.StrEnum):
     SELF_SIGNING_KEY_REFUSED = "self-signing-key-refused"
     NOT_OWN_USER = "not-own-user"
 
+    # An answer judged against what was known before.
+    SIGNING_KEY_CHANGED = "signing-key-changed"
+    OWN_DEVICE_ALTERED = "own-device-altered"
+
+    # What one does with one's own keys, and trusts of others'.
+    WOULD_CHANGE_KEYS = "would-change-keys"
+    WOULD_LOSE_SIGNATURE = "would-lose-signature"
+    KEY_ID_REUSED = "key-id-reused"
+    PRIVATE_KEY_MISMATCH = "private-key-mismatch"
+    MISSING_PRIVATE_KEY = "missing-private-key"
+    IDENTITY_CHANGED = "identity-changed"
+    NOT_SERVED = "not-served"
+    WRONG_STATE = "wrong-state"
+
 
 _POINTER_ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
 

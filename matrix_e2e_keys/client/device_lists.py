@@ -19,12 +19,13 @@ Nothing is sent here. :meth:`DeviceListTracker.next_query` says what to ask; the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from attrs import define, field, frozen
 
 from matrix_e2e_keys.client.back_off import BackOff, check_now
 from matrix_e2e_keys.client.query import QueryResult, UserAnswer
+from matrix_e2e_keys.client.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest
 from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists, SyncKeys
@@ -359,14 +360,12 @@ class DeviceListTracker:
         Raises:
             LocalProtocolError: it is not what :meth:`to_json` returned.
         """
-        stored = _Stored(obj)
-        if stored.member("version") != _VERSION:
-            raise LocalProtocolError(Reason.INVALID_VALUE, f"only version {_VERSION} is known", path="/version")
+        stored = Stored(obj)
+        stored.require_version(_VERSION)
         tracker = cls(own_user_id=stored.member("own_user_id"))
-        users = stored.member("users", dict)
-        tracker.track(users)
-        for user_id, user in users.items():
-            if not _Stored(user, "users", user_id).member("outdated", bool):
+        tracker.track(stored.member("users", dict))
+        for user_id, user in stored.objects("users"):
+            if not user.member("outdated", bool):
                 tracker._users[user_id].answered = tracker._now()
         tracker._token = stored.member("token", str, type(None))
         gap = stored.member("gap", list, type(None))
@@ -375,26 +374,6 @@ class DeviceListTracker:
                 raise LocalProtocolError(Reason.INVALID_VALUE, "a gap is two tokens", path="/gap")
             tracker._gap = (gap[0], gap[1])
         return tracker
-
-
-class _Stored:
-    """An object that was stored, with its place in the whole."""
-
-    def __init__(self, obj: object, *at: str) -> None:
-        if type(obj) is not dict:
-            raise LocalProtocolError(Reason.WRONG_TYPE, "an object was stored here", path=json_pointer(at))
-        self._members: dict[str, Any] = obj
-        self._at = at
-
-    def member(self, name: str, *kinds: type) -> Any:
-        """Return a member of one of ``kinds``."""
-        path = json_pointer((*self._at, name))
-        if name not in self._members:
-            raise LocalProtocolError(Reason.MISSING_MEMBER, f"there is no {name}", path=path)
-        value = self._members[name]
-        if kinds and type(value) not in kinds:
-            raise LocalProtocolError(Reason.WRONG_TYPE, f"{name} cannot be a {type(value).__name__}", path=path)
-        return value
 
 
 def _checked(user_ids: Iterable[str]) -> list[str]:
