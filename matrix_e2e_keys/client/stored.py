@@ -5,11 +5,11 @@ Every fault is the caller's, since he stored it, and is named with its place in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError, json_pointer, raised_as
 
 __all__ = ["Stored"]
 
@@ -100,6 +100,12 @@ class Stored:
         for key in inner._members:
             yield key, inner.object(key)
 
-    def reading(self, *names: str) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def reading(self, *names: str) -> Generator[None, None, None]:
         """Whatever is refused inside was found at ``names``, and is a :class:`LocalProtocolError`."""
-        return raised_as(LocalProtocolError, *self._at, *names)
+        at = (*self._at, *names)
+        with raised_as(LocalProtocolError, *at):
+            try:
+                yield
+            except VerificationError as error:  # signatures are checked anew
+                raise LocalProtocolError(error.reason, error.detail, path=error.path) from None

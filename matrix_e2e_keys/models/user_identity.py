@@ -26,6 +26,7 @@ from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signed_json import (
     SignatureQuestion,
+    SignedJson,
     SignedParts,
     ask,
     parts_of,
@@ -83,6 +84,11 @@ class UserIdentity(metaclass=Sealed):
         return identity
 
     @property
+    def master_public_key(self) -> Ed25519PublicKey:
+        """The key in ``master_key``: what one compares, pins and confirms."""
+        return Ed25519PublicKey(_raw(self.master_key))
+
+    @property
     def raw_keys(self) -> tuple[bytes, ...]:
         """The bytes of the master, the self-signing and, if it is there, the user-signing key."""
         keys = (self.master_key, self.self_signing_key, self.user_signing_key)
@@ -102,6 +108,36 @@ class UserIdentity(metaclass=Sealed):
         if self.master_key.public_key != master_key:
             raise VerificationError(Reason.KEY_ID_NOT_KEY, "the identity has another master key than the one known")
         return _new_own(self)
+
+    def with_master_signatures(self, signed: SignedJson) -> UserIdentity:
+        """Return the same identity whose master key carries other signatures, or another ``unsigned`` part.
+
+        Raises:
+            LocalProtocolError: the signed bytes of ``signed`` are not those of the master key.
+        """
+        return _new_identity(
+            self.user_id,
+            self.master_key.with_signed(signed),
+            self.self_signing_key,
+            self.user_signing_key,
+            self.self_signing_public_key,
+        )
+
+    def with_user_signing_key_of(self, other: UserIdentity) -> UserIdentity:
+        """Return the same identity with the user-signing key of ``other``, for which the same master key vouched.
+
+        Raises:
+            LocalProtocolError: ``other`` has another master key.
+        """
+        if type(other) is not UserIdentity or other.master_key != self.master_key:
+            raise LocalProtocolError(Reason.INVALID_VALUE, "the other identity has another master key", path="/other")
+        return _new_identity(
+            self.user_id,
+            self.master_key,
+            self.self_signing_key,
+            other.user_signing_key,
+            self.self_signing_public_key,
+        )
 
     def _question_about(self, user_id: str, parts: SignedParts) -> SignatureQuestion | None:
         """Return the question whether the self-signing key signed an object of a user.

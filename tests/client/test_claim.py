@@ -380,6 +380,16 @@ class TestNothing:
         assert (result.exhausted, result.unreachable) == ({}, {BOB.user_id: {"X"}})
         assert result.failures == answer["failures"]
 
+    def test_one_of_several(self) -> None:
+        """A device that is missing costs its owner's other devices nothing, nor does a server that fails in part."""
+        for failures, name in (({}, "exhausted"), ({"a.example": {}}, "unreachable")):
+            answer = {**body(), "failures": failures}
+            del answer["one_time_keys"][ALICE.user_id]["TABLET"]
+            result = judge(answer)
+            assert accepted(result) == EVERYTHING - {(ALICE.user_id, "TABLET")}
+            found = {"exhausted": result.exhausted, "unreachable": result.unreachable}
+            assert found == {"exhausted": {}, "unreachable": {}, name: {ALICE.user_id: {"TABLET"}}}
+
     def test_what_is_refused_is_there(self) -> None:
         answer = body()
         answer["one_time_keys"][ALICE.user_id] = {"PHONE": None, "TABLET": {"nonsense": 5}}
