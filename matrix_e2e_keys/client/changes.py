@@ -24,7 +24,7 @@ from attrs import evolve, field, frozen
 
 from matrix_e2e_keys.client.identity import IdentityState
 from matrix_e2e_keys.client.known_user import KnownUser
-from matrix_e2e_keys.errors import RemoteProtocolError, quoted
+from matrix_e2e_keys.errors import LocalProtocolError, RemoteProtocolError, quoted
 from matrix_e2e_keys.keys import Ed25519Signature
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity
@@ -39,6 +39,7 @@ __all__ = [
     "own_device_changes",
     "review_identities",
     "vouched_for",
+    "with_user_signing_key",
 ]
 
 
@@ -50,7 +51,7 @@ class ChangeKind(enum.StrEnum):
     DEVICE_REAPPEARED = "device-reappeared"
     """It was gone, and is back with the signing key it had."""
     DEVICE_REPLACED = "device-replaced"
-    """It was gone, and its id is back with another signing key."""
+    """It was gone, and its id is back with another signing key. Or it is this device, and has other keys by now."""
     SIGNING_KEY_CHANGED = "signing-key-changed"
     """A known device has another signing key. It is refused, and the known one stays."""
     CURVE25519_CHANGED = "curve25519-changed"
@@ -70,6 +71,8 @@ class ChangeKind(enum.StrEnum):
     IDENTITY_VANISHED = "identity-vanished"
     """There was an identity, and none is served any more. What is known of it stays."""
     IDENTITY_REAPPEARED = "identity-reappeared"
+    IDENTIFIER_COLLISION = "identifier-collision"
+    """A device id is also one of the user's cross-signing keys. Nobody must verify this user."""
     IDENTITY_STATE_CHANGED = "identity-state-changed"
     """What one makes of the identity has changed; ``before`` and ``after`` are states."""
     OWN_DEVICE_MISSING = "own-device-missing"
@@ -111,7 +114,7 @@ class Seen:
     Attributes:
         devices: the devices that were accepted.
         present: the ids of all devices in the answer, refused ones included.
-        changed: devices that were refused since a known device has another signing key.
+        changed: devices that were refused since they are not the known ones, or not this device as it was built.
         is_answered: whether the answer says which devices there are.
         asked: the devices that were asked for; all if there are none.
         identity: the identity that was accepted.
@@ -130,14 +133,18 @@ class Seen:
     vouched_for: bool
     collision: str | None
 
+    def could_hold(self, device_id: str) -> bool:
+        """Whether the answer says if the device is there."""
+        return self.is_answered and (not self.asked or device_id in self.asked)
+
     def is_gone(self, device_id: str) -> bool:
         """Whether a device could stand in the answer, and does not."""
-        return self.is_answered and device_id not in self.present and (not self.asked or device_id in self.asked)
+        return device_id not in self.present and self.could_hold(device_id)
 
 
 def learn(before: KnownUser, seen: Seen, verifier: Verifier) -> tuple[KnownUser, list[KeyChange]]:
     """Internal: return what is known after an answer, and what has changed."""
-    identity = before.identity if seen.identity is None else _with_user_signing_key(seen.identity, before.identity)
+    identity = before.identity if seen.identity is None else with_user_signing_key(seen.identity, before.identity)
     kept = {device_id: device for device_id, device in before.devices.items() if not seen.is_gone(device_id)}
     if identity != before.identity:
         kept = {
@@ -154,6 +161,9 @@ def learn(before: KnownUser, seen: Seen, verifier: Verifier) -> tuple[KnownUser,
     elif seen.has_no_identity:
         pin = pin.vanish()
     gone = {name: device for name, device in before.devices.items() if name not in kept}
+    collision = seen.collision
+    if collision is None and before.collision is not None and not seen.could_hold(before.collision):
+        collision = before.collision
     after = KnownUser(
         user_id=before.user_id,
         devices={**kept, **new},
@@ -164,16 +174,21 @@ def learn(before: KnownUser, seen: Seen, verifier: Verifier) -> tuple[KnownUser,
         identity=identity,
         pin=pin,
         local_trust=before.local_trust,
-        collision=seen.collision if seen.is_answered else before.collision,
+        collision=collision,
     )
     return after, [*_identity_changes(before, after), *_device_changes(before, after, seen)]
 
 
-def _with_user_signing_key(seen: UserIdentity, before: UserIdentity | None) -> UserIdentity:
-    """Return an identity with the user-signing key that is known, if none is served."""
-    if before is None or seen.user_signing_key is not None or seen.master_key != before.master_key:
+def with_user_signing_key(seen: UserIdentity, before: UserIdentity | None) -> UserIdentity:
+    """Internal: return an identity with the user-signing key that is known, if none is served.
+
+    A known one that is another key of the identity by now is no user-signing key any more.
+    """
+    if before is None or seen.user_signing_key is not None or seen.master_public_key != before.master_public_key:
         return seen
-    return seen.with_user_signing_key_of(before)
+    with contextlib.suppress(LocalProtocolError):
+        return seen.with_user_signing_key_of(before)
+    return seen
 
 
 def own_device_changes(own_device: DeviceKeys, seen: Seen, altered: VerifiedDevice | None) -> Iterator[KeyChange]:
@@ -199,7 +214,7 @@ def _identity_changes(before: KnownUser, after: KnownUser) -> Iterator[KeyChange
     if new is not None and old is None:
         kinds.append((ChangeKind.IDENTITY_ADDED, f"{whose} has an identity now"))
     elif new is not None and old is not None:
-        if old.master_key != new.master_key:
+        if old.master_public_key != new.master_public_key:
             kinds.append((ChangeKind.MASTER_KEY_CHANGED, f"{whose} has another master key than before"))
         else:
             if old.self_signing_key != new.self_signing_key:
@@ -212,10 +227,17 @@ def _identity_changes(before: KnownUser, after: KnownUser) -> Iterator[KeyChange
         kinds.append((ChangeKind.IDENTITY_VANISHED, f"the identity of {whose} is not served any more"))
     for kind, detail in kinds:
         yield KeyChange(kind=kind, user_id=after.user_id, detail=detail, before=old, after=new)
-    yield from _state_changes(before, after)
+    if after.collision not in (None, before.collision):
+        yield KeyChange(
+            kind=ChangeKind.IDENTIFIER_COLLISION,
+            user_id=after.user_id,
+            device_id=after.collision,
+            detail=f"the device id {quoted(after.collision)} of {whose} is also one of the user's cross-signing keys",
+        )
+    yield from state_changes(before, after)
 
 
-def _state_changes(before: KnownUser, after: KnownUser) -> Iterator[KeyChange]:
+def state_changes(before: KnownUser, after: KnownUser) -> Iterator[KeyChange]:
     if before.pin.state is not after.pin.state:
         yield KeyChange(
             kind=ChangeKind.IDENTITY_STATE_CHANGED,
@@ -244,7 +266,7 @@ def _device_changes(before: KnownUser, after: KnownUser, seen: Seen) -> Iterator
         old, new = before.devices.get(device_id), after.devices.get(device_id)
         refused = seen.changed.get(device_id)
         kinds = [*_device_kinds(old, new, before, device_id)]
-        if refused is not None:
+        if refused is not None and old is not None and old.ed25519_key != refused.ed25519_key:
             kinds.append(ChangeKind.SIGNING_KEY_CHANGED)
         for kind in kinds:
             is_refused = kind is ChangeKind.SIGNING_KEY_CHANGED
@@ -273,7 +295,9 @@ def _device_kinds(
     elif new is None:
         yield ChangeKind.DEVICE_REMOVED
     else:
-        if old.keys.raw_curve25519 != new.keys.raw_curve25519:
+        if old.keys.raw_ed25519 != new.keys.raw_ed25519:
+            yield ChangeKind.DEVICE_REPLACED  # only one's own device: oneself knows better than one's memory
+        elif old.keys.raw_curve25519 != new.keys.raw_curve25519:
             yield ChangeKind.CURVE25519_CHANGED
         elif old.keys != new.keys:
             yield ChangeKind.DEVICE_CHANGED
@@ -333,5 +357,5 @@ def review_identities(
         after = evolve(user, pin=user.pin.review(vouched_for=user_id in verified))
         if after.pin != user.pin:
             changed[user_id] = after
-            changes += _state_changes(user, after)
+            changes += state_changes(user, after)
     return changed, changes

@@ -53,14 +53,17 @@ class IdentityState(enum.StrEnum):
 
 
 class IdentityEvent(enum.StrEnum):
-    """What happens to a user's master key."""
+    """What happens to a user's master key: it is seen, or accepted; and one's own identity vouches for it, or not.
 
-    SAME = "the pinned key, not verified"
-    SAME_VERIFIED = "the pinned key, verified"
-    OTHER = "another key, not verified"
-    OTHER_VERIFIED = "another key, verified"
+    "Same" and "other" are meant in relation to the key that is pinned.
+    """
+
+    SAME = "same-key"
+    SAME_VERIFIED = "same-key-verified"
+    OTHER = "other-key"
+    OTHER_VERIFIED = "other-key-verified"
     ACCEPTED = "accepted"
-    ACCEPTED_VERIFIED = "accepted, and verified"
+    ACCEPTED_VERIFIED = "accepted-verified"
 
 
 _S, _E = IdentityState, IdentityEvent
@@ -139,7 +142,7 @@ class IdentityPin:
 
     @property
     def needs_approval(self) -> bool:
-        """Whether the user has to be told before anything is sent: the identity is not the one there was."""
+        """Whether the user has to be told before anything is sent, since the identity is not the one there was."""
         return self.state in _VIOLATIONS
 
     @property
@@ -177,7 +180,8 @@ class IdentityPin:
         _check(master_key, vouched_for)
         if master_key != self.current:
             raise LocalProtocolError(Reason.IDENTITY_CHANGED, "this is not the master key that was seen last")
-        return self._after(IdentityEvent.ACCEPTED_VERIFIED if vouched_for else IdentityEvent.ACCEPTED, master_key)
+        event = IdentityEvent.ACCEPTED_VERIFIED if vouched_for else IdentityEvent.ACCEPTED
+        return evolve(self._after(event, master_key), is_vanished=self.is_vanished)
 
     def review(self, *, vouched_for: bool) -> IdentityPin:
         """Return the pin after one's own identity has changed, and vouches for the master key or does not.

@@ -102,7 +102,12 @@ class KnownUser:
         return frozenset([device_id for device_id, device in self.devices.items() if device.is_cross_signed])
 
     def trust_of(self, device_id: str) -> LocalTrust:
-        """Return what the user decided about a device."""
+        """Return what the user decided about a device.
+
+        Raises:
+            LocalProtocolError: the device id is not a string.
+        """
+        _check_device_id(device_id)
         device = self.devices.get(device_id)
         return LocalTrust.UNSET if device is None else self.local_trust.get(device.ed25519_key, LocalTrust.UNSET)
 
@@ -126,7 +131,11 @@ class KnownUser:
 
         After its signing key changed, its new key is refused for as long as the old one is known. If the user says that
         the change is right (an app was installed anew under the old device id), this makes room for the new one.
+
+        Raises:
+            LocalProtocolError: the device id is not a string.
         """
+        _check_device_id(device_id)
         return evolve(
             self,
             devices={name: device for name, device in self.devices.items() if name != device_id},
@@ -161,7 +170,7 @@ class KnownUser:
         user_id = stored.member("user_id", str)
         kept = stored.optional("identity")
         identity = None if kept is None else _restore_identity(kept, verifier)
-        devices = _restore_devices(stored, user_id, identity, verifier)
+        devices = _restore_devices(stored, identity, verifier)
         removed: dict[str, Ed25519PublicKey] = {}
         for device_id, text in stored.items("removed_devices", str):
             with stored.reading("removed_devices", device_id):
@@ -211,6 +220,11 @@ def _items(value: object, name: str, key_kind: type, value_kind: type) -> Iterab
     return value.items()
 
 
+def _check_device_id(device_id: object) -> None:
+    if type(device_id) is not str:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "a device id must be a string", path="/device_id")
+
+
 def _local_trust(text: str) -> LocalTrust:
     if text not in list(LocalTrust):
         raise LocalProtocolError(Reason.INVALID_VALUE, "this is no decision about a device")
@@ -232,15 +246,12 @@ def _restore_identity(stored: Stored, verifier: Verifier) -> UserIdentity:
         return UserIdentity.verify(**keys, verifier=verifier)
 
 
-def _restore_devices(
-    stored: Stored, user_id: str, identity: UserIdentity | None, verifier: Verifier
-) -> dict[str, VerifiedDevice]:
+def _restore_devices(stored: Stored, identity: UserIdentity | None, verifier: Verifier) -> dict[str, VerifiedDevice]:
     read: dict[str, DeviceKeys] = {}
     for device_id, obj in stored.items("devices", dict):
         with stored.reading("devices", device_id):
             read[device_id] = DeviceKeys.from_json(obj)
-    of = identity if identity is not None and identity.user_id == user_id else None
-    verdicts = verify_devices(list(read.values()), [of] * len(read), verifier)
+    verdicts = verify_devices(list(read.values()), [identity] * len(read), verifier)
     devices: dict[str, VerifiedDevice] = {}
     for device_id, (verdict, _) in zip(read, verdicts, strict=True):
         with stored.reading("devices", device_id):

@@ -25,7 +25,15 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.changes import KeyChange, Seen, keep_own_signatures, learn, own_device_changes, vouched_for
+from matrix_e2e_keys.client.changes import (
+    KeyChange,
+    Seen,
+    keep_own_signatures,
+    learn,
+    own_device_changes,
+    vouched_for,
+    with_user_signing_key,
+)
 from matrix_e2e_keys.client.known_user import KnownUser, check_known_users
 from matrix_e2e_keys.client.query_check import KEY_MAP_PATHS, QueryCheck
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
@@ -209,9 +217,7 @@ def _own_now(own: OwnIdentity | None, identities: Mapping[str, UserIdentity]) ->
         return own
     if seen.master_public_key != own.identity.master_public_key:
         return None
-    if seen.user_signing_key is None and seen.master_key == own.identity.master_key:
-        seen = seen.with_user_signing_key_of(own.identity)
-    return seen.confirm_as_own(master_key=own.identity.master_public_key)
+    return with_user_signing_key(seen, own.identity).confirm_as_own(master_key=own.identity.master_public_key)
 
 
 @define(kw_only=True)

@@ -66,19 +66,36 @@ class QueryCheck:
     def find_collisions(self) -> None:
         """Find users with a device whose id can be taken for one of their cross-signing keys.
 
-        Refused keys and devices count too: whoever resolves a key id by name finds them all the same. What decides
-        is what the most lenient decoder makes of the device id.
+        Refused keys and devices count too: whoever resolves a key id by name finds them all the same. So do those that
+        are known and stay so: an answer may hold one of the two only. What decides is what the most lenient decoder
+        makes of the device id.
         """
         for user_id, devices in self.response.device_keys.items():
-            ids = [] if isinstance(devices, Rejection) else [it for it in devices if len(it) >= _KEY_TEXT]
-            raws = self._cross_signing_bytes(user_id) if ids else frozenset()  # once a user: keys may be many
-            for device_id in ids if raws else ():
-                if unpadded_base64.decode_loosely(device_id) in raws:
-                    self.blocked[user_id] = device_id
+            if not isinstance(devices, Rejection):
+                self._find_collision(user_id, [it for it in devices if len(it) >= _KEY_TEXT])
+        for user_id in self.asked if self.known else ():
+            self._find_collision(user_id, self._remembered_device_ids(user_id))
+
+    def _find_collision(self, user_id: str, device_ids: list[str]) -> None:
+        raws = self._cross_signing_bytes(user_id) if device_ids else frozenset()  # once a user: keys may be many
+        for device_id in device_ids if raws else ():
+            if unpadded_base64.decode_loosely(device_id) in raws:
+                self.blocked[user_id] = device_id
+
+    def _remembered_device_ids(self, user_id: str) -> list[str]:
+        """Return the ids of known devices that could not stand in the answer, if they are long enough for a key."""
+        user = self.known.get(user_id)
+        if user is None:
+            return []
+        is_answered = not isinstance(self.response.device_keys.get(user_id), Rejection | None)
+        asked = self.asked[user_id]
+        known = (*user.devices, *([] if user.collision is None else [user.collision]))
+        return [it for it in known if len(it) >= _KEY_TEXT and not (is_answered and (not asked or it in asked))]
 
     def _cross_signing_bytes(self, user_id: str) -> AbstractSet[bytes | None]:
-        """Return the cross-signing keys of a user, refused and malformed ones included."""
-        raws: set[bytes | None] = set()
+        """Return the cross-signing keys of a user, known, refused and malformed ones included."""
+        user = self.known.get(user_id)
+        raws: set[bytes | None] = set() if user is None or user.identity is None else set(user.identity.raw_keys)
         for _, _, key_map in self.key_maps:
             key = key_map.get(user_id)
             if isinstance(key, Rejection):
@@ -148,7 +165,9 @@ class QueryCheck:
         user_id, device_id, own = device.user_id, device.device_id, self.own_device
         user = self.known.get(user_id)
         before = None if user is None else user.devices.get(device_id)
-        if own is not None and (own.user_id, own.device_id) == (user_id, device_id) and own.keys != device.keys.keys:
+        if own is not None and (own.user_id, own.device_id) == (user_id, device_id):
+            if own.keys == device.keys.keys:
+                return device
             refusal = Refusal(Reason.OWN_DEVICE_ALTERED, "these are not the keys of this device", "keys")
         elif before is not None and before.keys.raw_ed25519 != device.keys.raw_ed25519:
             detail = f"the device {quoted(device_id)} of {quoted(user_id)} had another signing key before"

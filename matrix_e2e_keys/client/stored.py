@@ -74,6 +74,15 @@ class Stored:
                 )
         return listed
 
+    def elements(self, name: str) -> Iterator[Stored]:
+        """Yield the items of the list ``name``, which are objects.
+
+        Raises:
+            LocalProtocolError: it is none, or one of them is none.
+        """
+        for place, value in enumerate(self.member(name, list)):
+            yield Stored(value, *self._at, name, str(place))
+
     def object(self, name: str) -> Stored:
         """Return the object ``name``.
 

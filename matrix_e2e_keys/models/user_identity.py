@@ -127,10 +127,16 @@ class UserIdentity(metaclass=Sealed):
         """Return the same identity with the user-signing key of ``other``, for which the same master key vouched.
 
         Raises:
-            LocalProtocolError: ``other`` has another master key.
+            LocalProtocolError: ``other`` has another master key, or its user-signing key is the self-signing key here.
         """
-        if type(other) is not UserIdentity or other.master_key != self.master_key:
+        if (
+            type(other) is not UserIdentity
+            or other.user_id != self.user_id
+            or other.master_public_key != self.master_public_key
+        ):
             raise LocalProtocolError(Reason.INVALID_VALUE, "the other identity has another master key", path="/other")
+        if other.user_signing_key is not None and _raw(other.user_signing_key) == _raw(self.self_signing_key):
+            raise LocalProtocolError(Reason.KEY_REUSED, "that key is the self-signing key here", path="/other")
         return _new_identity(
             self.user_id,
             self.master_key,

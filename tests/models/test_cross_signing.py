@@ -269,6 +269,80 @@ def identity_of(user: SampleUser, **keys: CrossSigningKey) -> UserIdentity:
     return UserIdentity.verify(**{**given, **keys})
 
 
+class TestTheSameIdentity:
+    """An identity whose keys came in pieces: other signatures, or the user-signing key from somewhere else."""
+
+    def test_the_master_key(self) -> None:
+        assert identity_of(ALICE).master_public_key == ALICE.master_public_key
+
+    def test_other_signatures_of_the_master_key(self) -> None:
+        identity = identity_of(ALICE)
+        signed = BOB.verified(ALICE.master_key).signed
+        other = identity.with_master_signatures(signed)
+        assert other == identity
+        assert set(other.master_key.signed.signatures) == {BOB.user_id}
+        assert identity.master_key.signed.signatures == {}
+        assert (other.user_id, other.self_signing_public_key) == (ALICE.user_id, identity.self_signing_public_key)
+        assert (other.self_signing_key, other.user_signing_key) == (ALICE.self_signing_key, ALICE.user_signing_key)
+
+    @pytest.mark.parametrize(
+        "other", [BOB.master_key.signed, ALICE.self_signing_key.signed, ALICE.master_key, None, {}]
+    )
+    def test_signatures_of_something_else(self, other: Any) -> None:
+        """Attack 43: what was signed is the master key, and nothing else."""
+        with pytest.raises(LocalProtocolError):
+            identity_of(ALICE).with_master_signatures(other)
+
+    def test_a_user_signing_key_from_elsewhere(self) -> None:
+        whole = identity_of(ALICE)
+        bare = UserIdentity.verify(master_key=ALICE.master_key, self_signing_key=ALICE.self_signing_key)
+        decorated = UserIdentity.verify(
+            master_key=CrossSigningKey.from_json(key(added=1)), self_signing_key=ALICE.self_signing_key
+        )
+        assert bare.with_user_signing_key_of(whole) == whole
+        assert whole.with_user_signing_key_of(bare) == bare
+        made = decorated.with_user_signing_key_of(whole)
+        assert (made.master_key, made.user_signing_key) == (decorated.master_key, ALICE.user_signing_key)
+        assert made.self_signing_public_key == whole.self_signing_public_key
+        again = UserIdentity.verify(
+            master_key=made.master_key, self_signing_key=made.self_signing_key, user_signing_key=made.user_signing_key
+        )
+        assert again == made
+
+    def test_the_same_master_key_must_have_vouched_for_it(self) -> None:
+        """Attack 30: neither that of a reset identity, nor that of somebody who copied the master key."""
+        bare = UserIdentity.verify(master_key=ALICE.master_key, self_signing_key=ALICE.self_signing_key)
+        master, self_signing = (
+            CrossSigningKey.build(
+                user_id=BOB.user_id,
+                usage=usage,
+                public_key=ALICE.secret(usage).public_key,
+                signer=ALICE.secret("master").cross_signer(),
+            )
+            for usage in ("master", "self_signing")
+        )
+        copied = UserIdentity.verify(master_key=master, self_signing_key=self_signing)
+        others: list[Any] = [identity_of(SampleUser(ALICE.user_id, generation=1)), identity_of(BOB), copied, None, "x"]
+        for other in others:
+            with pytest.raises(LocalProtocolError) as caught:
+                bare.with_user_signing_key_of(other)
+            assert (caught.value.reason, caught.value.path) == (Reason.INVALID_VALUE, "/other")
+
+    def test_one_key_in_two_roles_is_not_put_together(self) -> None:
+        """Attack 29: what would be refused in one answer is refused in two."""
+        same = CrossSigningKey.build(
+            user_id=ALICE.user_id,
+            usage="self_signing",
+            public_key=ALICE.secret("user_signing").public_key,
+            signer=ALICE.secret("master").cross_signer(),
+        )
+        with pytest.raises(LocalProtocolError) as caught:
+            UserIdentity.verify(master_key=ALICE.master_key, self_signing_key=same).with_user_signing_key_of(
+                identity_of(ALICE)
+            )
+        assert (caught.value.reason, caught.value.path) == (Reason.KEY_REUSED, "/other")
+
+
 class TestOwnIdentity:
     def test_the_chain_to_another_user(self) -> None:
         own = identity_of(ALICE).confirm_as_own(master_key=ALICE.master_public_key)
