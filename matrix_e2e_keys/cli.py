@@ -22,11 +22,15 @@ from attrs import define
 
 from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
 from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
+from matrix_e2e_keys.client.trust import explain_device, explain_user
+from matrix_e2e_keys.client.trust_graph import mermaid
+from matrix_e2e_keys.client.trust_links import TrustLink
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
-from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, RemoteProtocolError
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, RemoteProtocolError, shown
 from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.json_trees import Numbers
 from matrix_e2e_keys.keys import Ed25519PublicKey
+from matrix_e2e_keys.models.user_identity import OwnIdentity
 from matrix_e2e_keys.outcome import Rejection
 from matrix_e2e_keys.signing.signed_json import SignedJson
 from matrix_e2e_keys.signing.signers import Ed25519SecretKey, add_signature
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, status: int) -> int:
     if sys.stderr is not None:  # print would take standard output instead
-        print(f"{PROGRAM}: {_shown(message)}", file=sys.stderr)
+        print(f"{PROGRAM}: {shown(message)}", file=sys.stderr)
     return status
 
 
@@ -93,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="judge the answer to a /keys/query")
     check.add_argument("file", metavar="FILE", help="the body of the answer; - for standard input")
-    check.add_argument("--json", action="store_true", help="print the result as JSON")
+    form = check.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the result as JSON")
+    form.add_argument("--graph", action="store_true", help="print who vouches for which key, as a Mermaid graph")
+    check.add_argument("--own-user", metavar="USER_ID", help="who asked: whose user-signing key counts")
+    check.add_argument(
+        "--own-master-key", metavar="BASE64", help="the public master key of --own-user, as it should be"
+    )
     check.set_defaults(run=_check)
 
     canonical = commands.add_parser("canonical", help="canonical JSON of the JSON on standard input")
@@ -130,13 +140,10 @@ def _canonical(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    try:
-        key = Ed25519PublicKey.from_base64(options.key)
-    except RemoteProtocolError as error:
-        raise _CannotError(f"--key: {error.detail}") from None
+    key = _public_key(options.key, "--key")
     signed = SignedJson.from_bytes(_read("-"))
     signed.verify(entity=options.entity, key_id=options.key_id, key=key)
-    print(f"good signature by {_shown(options.entity)} with {_shown(options.key_id)}")
+    print(f"good signature by {shown(options.entity)} with {shown(options.key_id)}")
     return YES
 
 
@@ -155,11 +162,39 @@ def _check(options: argparse.Namespace) -> int:
     except RemoteProtocolError as error:
         raise _CannotError(f"{options.file}: not a /keys/query answer: {error}") from None
     # Nobody knows what was asked, so it is taken to be what was answered.
-    request = KeysQueryRequest.for_users([user_id for user_id in response.user_ids if is_user_id(user_id)])
+    request = KeysQueryRequest.for_users([user_id for user_id in _user_ids(response) if is_user_id(user_id)])
+    master_key = _own_master_key(options)
+    own: OwnIdentity | None = None
     with _Progress(stream=sys.stderr, expected=sum(map(len, _device_maps(response)))) as progress:
-        result = check_query(request, response, verifier=progress)
-    print(_as_json(result) if options.json else "\n".join(_as_text(response, result)))
+        result = check_query(request, response, own_user_id=options.own_user, known={}, verifier=progress)
+        identity = result.identities.accepted.get(options.own_user)
+        if master_key is not None:
+            if identity is None:
+                raise _CannotError(f"the answer holds no identity of {options.own_user}")
+            own = identity.confirm_as_own(master_key=master_key)
+            result = check_query(request, response, own=own, known={}, verifier=progress)
+    if options.graph:
+        print(_as_graph(result, own))
+    else:
+        print(_as_json(result) if options.json else "\n".join(_as_text(response, result)))
     return NO if result.devices.rejected or result.identities.rejected else YES
+
+
+def _own_master_key(options: argparse.Namespace) -> Ed25519PublicKey | None:
+    if options.own_user is not None and not is_user_id(options.own_user):
+        raise _CannotError("--own-user is not a user id")
+    if options.own_master_key is None:
+        return None
+    if options.own_user is None:
+        raise _CannotError("--own-master-key needs --own-user")
+    return _public_key(options.own_master_key, "--own-master-key")
+
+
+def _public_key(text: str, option: str) -> Ed25519PublicKey:
+    try:
+        return Ed25519PublicKey.from_base64(text)
+    except RemoteProtocolError as error:
+        raise _CannotError(f"{option}: {error.detail}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -190,6 +225,17 @@ def _as_json(result: QueryResult) -> str:
     )
 
 
+def _as_graph(result: QueryResult, own: OwnIdentity | None) -> str:
+    """Return a Mermaid graph of all proofs about the devices of the answer, and of what was refused."""
+    links: list[TrustLink] = []
+    for user in result.known.values():
+        for device_id in user.devices:
+            links += explain_device(user, device_id, own=own).links
+        if not user.devices:
+            links += explain_user(user, own=own).links
+    return mermaid(links, (*result.identities.rejected, *result.devices.rejected))
+
+
 def _as_text(response: KeysQueryResponse, result: QueryResult) -> Iterator[str]:
     """Yield a line for each user, each identity and device of the user, whatever else there is, and a summary."""
     tick, cross = _marks(sys.stdout)
@@ -200,14 +246,14 @@ def _as_text(response: KeysQueryResponse, result: QueryResult) -> Iterator[str]:
     for rejection in (*result.identities.unsupported, *result.devices.unsupported):
         unsupported.setdefault(rejection.user_id, []).append(rejection)
 
-    for user_id in (*response.device_keys, *sorted(response.user_ids.difference(response.device_keys))):
+    for user_id in _user_ids(response):
         empty = " (no devices)" if result.users.get(user_id) is UserAnswer.NO_DEVICES else ""
-        yield f"{_shown(user_id)}{empty}"
+        yield f"{shown(user_id)}{empty}"
         identity = result.identities.accepted.get(user_id)
         if identity is not None:
-            yield f"  {tick} identity {_shown(identity.master_key.key_name)}"
+            yield f"  {tick} identity {shown(identity.master_key.key_name)}"
         for device_id, device in result.devices.accepted.get(user_id, {}).items():
-            yield f"  {tick} {_shown(device_id)}{' cross-signed' if device.is_cross_signed else ''}"
+            yield f"  {tick} {shown(device_id)}{' cross-signed' if device.is_cross_signed else ''}"
         for rejection in refused.pop(user_id, []):
             yield f"  {cross} {_explained(rejection)}"
         for rejection in unsupported.pop(user_id, []):
@@ -215,9 +261,9 @@ def _as_text(response: KeysQueryResponse, result: QueryResult) -> Iterator[str]:
     for rejection in refused.pop(None, []):
         yield f"{cross} {_explained(rejection)}"
     for server_name in result.failures:
-        yield f"- {_shown(server_name)} could not be reached"
+        yield f"- {shown(server_name)} could not be reached"
     for notice in result.notices:
-        yield f"note: {_shown(notice.path)}: {_shown(notice.detail)} [{notice.reason}]"
+        yield f"note: {shown(notice.path)}: {shown(notice.detail)} [{notice.reason}]"
     cross_signed = sum(1 for _ in result.cross_signed_devices)
     yield (
         f"devices: {_count(result)} accepted ({cross_signed} cross-signed), {len(result.devices.rejected)} rejected, "
@@ -228,11 +274,16 @@ def _as_text(response: KeysQueryResponse, result: QueryResult) -> Iterator[str]:
 
 def _explained(rejection: Rejection) -> str:
     name = rejection.device_id if rejection.device_id is not None else rejection.path.split("/")[1]
-    return f"{_shown(name)} {rejection.reason}: {_shown(rejection.detail)} [{_shown(rejection.path)}]"
+    return f"{shown(name)} {rejection.reason}: {shown(rejection.detail)} [{shown(rejection.path)}]"
 
 
 def _count(result: QueryResult) -> int:
     return sum(map(len, result.devices.accepted.values()))
+
+
+def _user_ids(response: KeysQueryResponse) -> tuple[str, ...]:
+    """Return all users of the answer, in its order."""
+    return (*response.device_keys, *sorted(response.user_ids.difference(response.device_keys)))
 
 
 def _device_maps(response: KeysQueryResponse) -> Iterator[Sequence[str]]:
@@ -247,14 +298,6 @@ def _marks(stream: TextIO) -> tuple[str, str]:
     except (UnicodeEncodeError, LookupError):
         return "ok", "!!"
     return "\N{CHECK MARK}", "\N{BALLOT X}"
-
-
-def _shown(text: str) -> str:
-    """Return ``text`` with everything that is not printable written out."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 @define

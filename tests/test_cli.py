@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -251,6 +252,178 @@ class TestCheck:
         assert run("check", path).stderr == b""
 
 
+EXAMPLE = str(Path(__file__).parents[1] / "docs" / "examples" / "keys_query_answer.json")
+LABEL = r'"(?:[A-Za-z0-9 ,.:@+/=_-]|#[0-9]+;|<br/>)+"'
+GRAPH_LINE = re.compile(
+    "|".join(
+        [
+            r"flowchart LR",
+            r' {4}you\(\["you"\]\)',
+            rf" {{4}}subgraph u\d+\[{LABEL}\]",
+            rf" {{8}}k\d+\[{LABEL}\]",
+            r" {4}end",
+            rf" {{4}}(?:you|k\d+) (?:-->|-\.->)\|{LABEL}\| k\d+",
+            r" {4}linkStyle [0-9,]+ stroke:#c00,color:#c00",
+            r" {4}classDef refused stroke:#c00,color:#c00,stroke-dasharray:4",
+            r" {4}class k\d+(?:,k\d+)* refused",
+        ]
+    )
+)
+
+
+def graph_lines(result: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """Return the lines of a graph without their indentation; each is one that a graph may have."""
+    lines = result.stdout.decode("ascii").splitlines()
+    assert [line for line in lines if not GRAPH_LINE.fullmatch(line)] == []
+    return [line.strip() for line in lines]
+
+
+def asked_by_alice() -> dict[str, Any]:
+    """What Alice is answered, who has verified Bob. He has a device that the server has added."""
+    body: dict[str, Any] = keys_query_answer(
+        [(ALICE, [ALICE.device("PHONE")]), (BOB, [BOB.device("X"), BOB.device("EVIL", cross_signed=False)])],
+        viewer=ALICE.user_id,
+    )
+    body["master_keys"][BOB.user_id] = ALICE.verified(BOB.master_key).to_json()
+    return body
+
+
+MASTER_KEY = ALICE.master_public_key.to_base64()
+AS_ALICE = ["--own-user", ALICE.user_id, "--own-master-key", MASTER_KEY]
+
+
+class TestGraph:
+    def test_of_the_example(self) -> None:
+        result = run("check", EXAMPLE, "--graph")
+        assert result.returncode == run("check", EXAMPLE).returncode == 1
+        lines = graph_lines(result)
+        assert 'subgraph u0["@alice:a.example"]' in lines
+        assert 'k3["device key<br/>OLDPHONE"]' in lines
+        assert 'k1 -.->|"missing-signature"| k3' in lines
+        assert 'k0 -->|"good"| k1' in lines
+        assert sum(line.startswith("k") and "refused: " in line for line in lines) == 6
+        assert lines[-1] == "class k8,k9,k10,k11,k12,k13 refused"
+
+    def test_of_the_example_as_one_of_its_users(self) -> None:
+        result = run("check", EXAMPLE, "--graph", *AS_ALICE)
+        assert result.returncode == 1
+        assert 'you -->|"confirmed"| k0' in graph_lines(result)
+
+    def test_from_oneself_to_a_verified_user(self, write: Any) -> None:
+        result = run("check", "--graph", *AS_ALICE, write(asked_by_alice()))
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert graph_lines(result) == [
+            "flowchart LR",
+            'you(["you"])',
+            'subgraph u0["@alice:a.example"]',
+            f'k0["master key<br/>{MASTER_KEY}"]',
+            f'k1["self-signing key<br/>{ALICE.self_signing_key.key_name[8:]}"]',
+            'k2["device key<br/>PHONE"]',
+            f'k3["user-signing key<br/>{ALICE.user_signing_key.key_name[8:]}"]',
+            "end",
+            'subgraph u1["@bob:b.example"]',
+            f'k4["master key<br/>{BOB.master_key.key_name[8:]}"]',
+            f'k5["self-signing key<br/>{BOB.self_signing_key.key_name[8:]}"]',
+            'k6["device key<br/>X"]',
+            'k7["device key<br/>EVIL"]',
+            "end",
+            'you -->|"confirmed"| k0',
+            'k0 -->|"good"| k1',
+            'k1 -->|"good"| k2',
+            'k0 -->|"good"| k3',
+            'k3 -->|"good"| k4',
+            'you -->|"pinned"| k4',
+            'k4 -->|"good"| k5',
+            'k5 -->|"good"| k6',
+            'k5 -.->|"missing-signature"| k7',
+            "linkStyle 8 stroke:#c00,color:#c00",
+        ]
+
+    def test_nobody_is_verified_unless_ones_own_master_key_is_given(self, write: Any) -> None:
+        """Attack 32: what the server shows as one's own identity vouches for nobody."""
+        for options in ([], ["--own-user", ALICE.user_id]):
+            lines = graph_lines(run("check", "--graph", *options, write(asked_by_alice())))
+            assert not [line for line in lines if "confirmed" in line or "user-signing" in line]
+            assert 'you -.->|"missing-key"| k3' in lines
+
+    def test_is_the_same_each_time(self) -> None:
+        runs = [run("check", "--graph", EXAMPLE, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in "1234"]
+        assert len({it.stdout for it in runs}) == 1
+
+    def test_a_user_without_devices(self, write: Any) -> None:
+        lines = graph_lines(run("check", "--graph", write(keys_query_answer([(ALICE, [])]))))
+        assert 'k0 -->|"good"| k1' in lines
+        assert run("check", "--graph", write({"device_keys": {ALICE.user_id: {}}})).stdout == b"flowchart LR\n"
+
+    def test_what_was_refused(self, write: Any) -> None:
+        result = run("check", "--graph", write({**rotten(), "self_signing_keys": None}))
+        assert result.returncode == 1
+        lines = graph_lines(result)
+        assert 'subgraph u2["the#32;answer"]' in lines
+        for label in ("EVIL<br/>wrong-type", "device_keys<br/>wrong-type", "self_signing_keys<br/>wrong-type"):
+            assert any(f'["refused: {label}"]' in line for line in lines)
+
+    def test_another_master_key(self, write: Any) -> None:
+        """Attack 33: the server shows another identity as one's own."""
+        other = BOB.master_public_key.to_base64()
+        for form in ([], ["--graph"], ["--json"]):
+            options = ["--own-user", ALICE.user_id, "--own-master-key", other]
+            result = run("check", *form, *options, write(asked_by_alice()))
+            assert (result.returncode, result.stdout) == (1, b"")
+            assert "another master key" in one_line(result)
+
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            (["--own-master-key", MASTER_KEY], "--own-master-key needs --own-user"),
+            (["--own-user", ALICE.user_id, "--own-master-key", "!"], "--own-master-key: "),
+            (["--own-user", ALICE.user_id, "--own-master-key", ""], "--own-master-key: "),
+            (["--own-user", ALICE.user_id, "--own-master-key", "AAAA"], "--own-master-key: "),
+            (["--own-user", ALICE.user_id, "--own-master-key", "A" * 43], "--own-master-key: "),
+            (["--own-user", "@carol:c.example", "--own-master-key", MASTER_KEY], "no identity of @carol:c.example"),
+            (["--own-user", "alice"], "--own-user is not a user id"),
+            (["--own-user", "", "--own-master-key", MASTER_KEY], "--own-user is not a user id"),
+            (
+                ["--own-user", "@\x1b[2J:a.example", "--own-master-key", MASTER_KEY],
+                "no identity of @\\x1b[2J:a.example",
+            ),
+        ],
+    )
+    def test_questions_that_cannot_be_asked(self, options: list[str], why: str, write: Any) -> None:
+        result = run("check", "--graph", *options, write(asked_by_alice()))
+        assert (result.returncode, result.stdout) == (2, b"")
+        assert why in one_line(result)
+
+    def test_as_oneself_without_a_graph(self, write: Any) -> None:
+        path = write(asked_by_alice())
+        for form in ([], ["--json"]):
+            assert run("check", *form, *AS_ALICE, path).stdout == run("check", *form, path).stdout
+
+    def test_somebody_elses_user_signing_key_is_refused(self, write: Any) -> None:
+        result = run("check", "--graph", "--own-user", BOB.user_id, write(asked_by_alice()))
+        assert result.returncode == 1
+        assert any('["refused: user_signing_keys<br/>not-own-user"]' in line for line in graph_lines(result))
+
+    def test_one_form_at_a_time(self) -> None:
+        result = run("check", "--json", "--graph", EXAMPLE)
+        assert (result.returncode, result.stdout) == (2, b"")
+        assert b"not allowed with" in result.stderr
+
+    def test_no_name_leaves_its_label(self, write: Any) -> None:
+        body = good()
+        mallory = SampleUser('@"]\n    k0["x:a.example')
+        names = ['"] --> k0', "\x1b[2J\u202e\n", "end\n    end", "#quot;;<script>", "`x`", "日" * 60, "direction TB"]
+        body["device_keys"][mallory.user_id] = {it: mallory.device(it, cross_signed=False).to_json() for it in names}
+        body["device_keys"][ALICE.user_id]['\x9b31m\ud800"'] = None
+        result = run("check", "--graph", write(body))
+        assert result.returncode == 1
+        lines = graph_lines(result)
+        assert 'subgraph u1["@#34;#93;#92;n#32;#32;#32;#32;k0#91;#34;x:a.example"]' in lines
+        assert 'k6["device key<br/>#92;x1b#91;2J#92;u202e#92;n"]' in lines
+        assert 'k11["device key<br/>direction#32;TB"]' in lines
+        assert sum(line.startswith("k") and "device key" in line for line in lines) == 2 + len(names)
+
+
 class TestCanonical:
     @pytest.mark.parametrize(
         ("given", "expected"),
@@ -351,6 +524,8 @@ def test_usage() -> None:
 def test_in_this_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
     assert main(["check", write(good())]) == 0
     assert "2 accepted" in capsys.readouterr().out
+    assert main(["check", "--graph", *AS_ALICE, write(asked_by_alice())]) == 0
+    assert capsys.readouterr().out.startswith("flowchart LR")
     plain = io.StringIO()
     with contextlib.redirect_stdout(plain):
         assert main(["check", write(good())]) == 0
