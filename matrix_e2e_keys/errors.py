@@ -27,6 +27,7 @@ __all__ = [
     "printable",
     "quoted",
     "raised_as",
+    "shown",
 ]
 
 
@@ -118,6 +119,14 @@ _POINTER_ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
 def printable(text: str) -> str:
     r"""Return ``text`` with lone surrogates written as ``\udXXX``, so that it can be encoded and shown."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(text: str) -> str:
+    """Return ``text`` with everything that is not printable written out: it may come from anybody."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
 
 
 def quoted(value: object, *, limit: int = 64) -> str:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NewType, TypeVar
 
-from matrix_e2e_keys.errors import Reason, Refusal, RemoteProtocolError, printable, quoted
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, printable, quoted
 from matrix_e2e_keys.json_trees import wrong_type
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "RoomId",
     "ServerName",
     "UserId",
+    "check_user_ids",
     "is_strict_user_id",
     "is_user_id",
     "parse_device_id",
@@ -115,6 +116,23 @@ def parse_device_id(value: object) -> DeviceId:
     if type(value) is not str or not value or not _fits(value, _MAX_DEVICE_ID_BYTES):
         raise _invalid(value, "a device id")
     return DeviceId(value)
+
+
+def check_user_ids(user_ids: Iterable[str]) -> list[str]:
+    """Internal: return the user ids that a caller gives, each once, in their order.
+
+    Raises:
+        LocalProtocolError: they are not several, or one of them is no user id.
+    """
+    if isinstance(user_ids, str) or not isinstance(user_ids, Iterable):
+        raise LocalProtocolError(Reason.WRONG_TYPE, "several user ids are needed", path="/user_ids")
+    listed = list(user_ids)
+    for place, user_id in enumerate(listed):
+        if not is_user_id(user_id):
+            raise LocalProtocolError(
+                Reason.INVALID_IDENTIFIER, f"{quoted(user_id)} is not a user id", path=f"/user_ids/{place}"
+            )
+    return list(dict.fromkeys(listed))
 
 
 def parse_server_name(value: object) -> ServerName:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import matrix_e2e_keys
 from json_strategies import any_text, modest, wild_values
 from matrix_e2e_keys import E2EKeysError, LocalProtocolError, Reason, RemoteProtocolError, VerificationError
-from matrix_e2e_keys.errors import Refusal, json_pointer, printable, quoted
+from matrix_e2e_keys.errors import Refusal, json_pointer, printable, quoted, shown
 
 KINDS = [LocalProtocolError, RemoteProtocolError, VerificationError]
 
@@ -123,6 +123,32 @@ def test_json_pointers(segments: tuple[str | int, ...], pointer: str) -> None:
 def test_pointers_can_be_read_back(segments: list[str | int]) -> None:
     parts = json_pointer(segments).split("/")[1:]
     assert [part.replace("~1", "/").replace("~0", "~") for part in parts] == [str(segment) for segment in segments]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Büro 7 \u6771", "Büro 7 \u6771"),
+        ("a\nb\tc\x00", "a\\nb\\tc\\x00"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("a\u200bb\ufeff", "a\\u200bb\\ufeff"),
+        ("a\u2028b\xa0", "a\\u2028b\\xa0"),
+        ("\ud800\U000e0041", "\\ud800\\U000e0041"),
+        ("", ""),
+    ],
+)
+def test_text_of_anybody_is_shown_without_what_cannot_be_seen(text: str, expected: str) -> None:
+    assert shown(text) == expected
+
+
+@modest
+@given(any_text)
+def test_text_of_anybody_can_be_shown(text: str) -> None:
+    it = shown(text)
+    assert it.isprintable()
+    it.encode()
+    assert shown(it) == it
 
 
 @modest

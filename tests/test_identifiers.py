@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from json_strategies import any_text, modest, wild_values
 from matrix_e2e_keys import (
     E2EKeysError,
+    LocalProtocolError,
     Reason,
     RemoteProtocolError,
     is_strict_user_id,
@@ -24,7 +25,7 @@ from matrix_e2e_keys import (
     server_name_of,
 )
 from matrix_e2e_keys.errors import Refusal
-from matrix_e2e_keys.identifiers import read_identifier
+from matrix_e2e_keys.identifiers import check_user_ids, read_identifier
 from matrix_e2e_keys.json_trees import RefusedPlace
 
 SERVER_NAMES = {
@@ -299,6 +300,47 @@ def test_the_server_name_of_anything(value: Any) -> None:
         parse_server_name(server_name_of(value))
     except E2EKeysError as error:
         str(error).encode()
+
+
+# -- What a caller gives ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_ids", "expected"),
+    [
+        ([], []),
+        (["@b:x", "@a:x", "@b:x"], ["@b:x", "@a:x"]),
+        ((user_id for user_id in ("@b:x", "@a:x")), ["@b:x", "@a:x"]),
+        ({"@b:x": 1, "@a:x": 2}, ["@b:x", "@a:x"]),
+        (frozenset(["@a:x"]), ["@a:x"]),
+    ],
+    ids=["none", "twice", "one after the other", "a mapping", "a set"],
+)
+def test_user_ids_of_a_caller_each_once_in_their_order(given_ids: Any, expected: list[str]) -> None:
+    assert check_user_ids(given_ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("given_ids", "reason", "path"),
+    [
+        ("@a:x", Reason.WRONG_TYPE, "/user_ids"),
+        (Text("@a:x"), Reason.WRONG_TYPE, "/user_ids"),
+        (None, Reason.WRONG_TYPE, "/user_ids"),
+        (5, Reason.WRONG_TYPE, "/user_ids"),
+        (["@a:x", "a"], Reason.INVALID_IDENTIFIER, "/user_ids/1"),
+        (["@a:x", "@a:x", None], Reason.INVALID_IDENTIFIER, "/user_ids/2"),
+        ([[]], Reason.INVALID_IDENTIFIER, "/user_ids/0"),
+        (b"@a:x", Reason.INVALID_IDENTIFIER, "/user_ids/0"),
+        ([Text("@a:x")], Reason.INVALID_IDENTIFIER, "/user_ids/0"),
+        (["\ud800"], Reason.INVALID_IDENTIFIER, "/user_ids/0"),
+    ],
+    ids=repr,
+)
+def test_what_are_no_user_ids_is_the_fault_of_the_caller(given_ids: Any, reason: Reason, path: str) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        check_user_ids(given_ids)
+    assert (caught.value.reason, caught.value.path) == (reason, path)
+    str(caught.value).encode()
 
 
 # -- Inside a document -----------------------------------------------------------------------------------------

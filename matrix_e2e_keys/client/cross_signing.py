@@ -17,7 +17,7 @@ Facts:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NoReturn
 
 from attrs import frozen
@@ -242,16 +242,28 @@ class CrossSigningSecrets:
         }
         return tuple([role for role, secret in self._at_hand() if not _is_half_of(secret, public[role])])
 
+    def without(self, roles: Collection[Usage]) -> CrossSigningSecrets:
+        """Return the private keys but those for some roles.
+
+        Args:
+            roles: ``"master"``, ``"self_signing"``, ``"user_signing"``.
+
+        Raises:
+            LocalProtocolError: they are not several.
+        """
+        if isinstance(roles, str) or not isinstance(roles, Collection):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "several roles are needed", path="/roles")
+        return CrossSigningSecrets(
+            user_id=self.user_id, **{role: secret for role, secret in self._at_hand() if role not in roles}
+        )
+
     def matching(self, identity: UserIdentity) -> CrossSigningSecrets:
         """Return the private keys that belong to ``identity``, without those that :meth:`stale_against` names.
 
         Raises:
             LocalProtocolError: the identity is another user's, or none.
         """
-        stale = self.stale_against(identity)
-        return CrossSigningSecrets(
-            user_id=self.user_id, **{role: secret for role, secret in self._at_hand() if role not in stale}
-        )
+        return self.without(self.stale_against(identity))
 
     # ----------------------------------------------------------------------------------------------------------
     # Signing

@@ -30,7 +30,7 @@ from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequ
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest
 from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists, SyncKeys
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, quoted, raised_as
-from matrix_e2e_keys.identifiers import is_user_id, parse_user_id
+from matrix_e2e_keys.identifiers import check_user_ids, parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject
 
 __all__ = ["DeviceListTracker", "OutgoingQuery"]
@@ -115,7 +115,7 @@ class DeviceListTracker:
         Raises:
             LocalProtocolError: one of them is not a user id; then nothing is changed.
         """
-        for user_id in _checked(user_ids):
+        for user_id in check_user_ids(user_ids):
             if user_id not in self._users:
                 self._users[user_id] = _User(changed=self._now())
 
@@ -127,7 +127,7 @@ class DeviceListTracker:
         Raises:
             LocalProtocolError: one of them is not a user id; then nothing is changed.
         """
-        for user_id in _checked(user_ids):
+        for user_id in check_user_ids(user_ids):
             if user_id != self.own_user_id:
                 self._users.pop(user_id, None)
                 self._unanswered.succeeded(user_id)
@@ -140,11 +140,22 @@ class DeviceListTracker:
         Raises:
             LocalProtocolError: one of them is not a user id; then nothing is changed.
         """
-        for user_id in _checked(user_ids):
+        for user_id in check_user_ids(user_ids):
             user = self._users.get(user_id)
             if user is not None:
                 user.changed = self._now()
                 self._unanswered.succeeded(user_id)
+
+    def supersede(self, user_ids: Iterable[str]) -> None:
+        """Note that one knows better than any answer to a query that was sent before now, as after an upload.
+
+        Raises:
+            LocalProtocolError: one of them is not a user id; then nothing is changed.
+        """
+        for user_id in check_user_ids(user_ids):
+            if user_id in self._users:
+                self._users[user_id].answered = self._now()
+                self._users[user_id].changed = self._now()
 
     def mark_all_outdated(self) -> None:
         """Note that one may have missed any number of changes: a sliding sync that begins anew, for example."""
@@ -247,7 +258,7 @@ class DeviceListTracker:
         Raises:
             LocalProtocolError: one of them is not tracked.
         """
-        asked = _checked(user_ids)
+        asked = check_user_ids(user_ids)
         for user_id in asked:
             if user_id not in self._users:
                 raise LocalProtocolError(
@@ -374,19 +385,6 @@ class DeviceListTracker:
                 raise LocalProtocolError(Reason.INVALID_VALUE, "a gap is two tokens", path="/gap")
             tracker._gap = (gap[0], gap[1])
         return tracker
-
-
-def _checked(user_ids: Iterable[str]) -> list[str]:
-    """Return user ids, each once, in their order."""
-    if isinstance(user_ids, str) or not isinstance(user_ids, Iterable):
-        raise LocalProtocolError(Reason.WRONG_TYPE, "several user ids are needed", path="/user_ids")
-    listed = list(user_ids)
-    for place, user_id in enumerate(listed):
-        if not is_user_id(user_id):
-            raise LocalProtocolError(
-                Reason.INVALID_IDENTIFIER, f"{quoted(user_id)} is not a user id", path=f"/user_ids/{place}"
-            )
-    return list(dict.fromkeys(listed))
 
 
 def _checked_id(query_id: object) -> int:

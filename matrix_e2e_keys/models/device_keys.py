@@ -202,6 +202,11 @@ class DeviceKeys(metaclass=Sealed):
         return self.raw_curve25519 is not None and OLM_V1 in self.algorithms
 
     @property
+    def is_dehydrated(self) -> bool:
+        """Whether it is a device that only receives, until its owner takes it over (MSC3814)."""
+        return self.signed.content.get("dehydrated") is True
+
+    @property
     def untrusted_display_name(self) -> str | None:
         """The display name the server gives the device. May hold control characters; never decide by it."""
         unsigned = self.signed.untrusted_unsigned

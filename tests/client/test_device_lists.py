@@ -172,6 +172,32 @@ class TestQueries:
         assert made.receive_result(older.query_id, result(older), 0) == {BOB}
         assert made.outdated == {BOB}
 
+    def test_what_one_knows_better_is_not_overwritten(self) -> None:
+        """Attack 55: an answer to what was asked before an upload says what was there before it."""
+        made = tracker(BOB, CAROL)
+        older = made.query_now([ME, BOB])
+        made.supersede([ME, ME])
+        assert made.outdated == {ME}
+        assert made.next_query(0) is None, "the question is still in flight"
+        newer = made.query_now([ME])
+        assert made.receive_result(older.query_id, result(older), 0) == {BOB}
+        assert made.outdated == {ME}
+        assert made.receive_result(newer.query_id, result(newer), 0) == {ME}
+        assert made.outdated == set()
+
+    def test_what_one_knows_better_is_asked_for_all_the_same(self) -> None:
+        made = tracker(BOB)
+        older = made.query_now([BOB])
+        made.supersede([BOB, "@stranger:x.example"])
+        assert (made.tracked, made.outdated) == ({ME, BOB}, {BOB})
+        assert made.receive_result(older.query_id, result(older), 0) == set()
+        again = made.next_query(0)
+        assert users(again) == {BOB}
+        assert again is not None
+        made.supersede([BOB])
+        assert made.receive_result(again.query_id, result(again), 0) == set()
+        assert DeviceListTracker.from_json(made.to_json()).outdated == {BOB}
+
     def test_an_answer_counts_once(self) -> None:
         made = tracker(BOB)
         query = made.query_now([BOB])
@@ -406,7 +432,7 @@ class TestStoring:
 
 class TestCallers:
     @pytest.mark.parametrize("bad", [5, None, BOB, [5], ["bob"]], ids=repr)
-    @pytest.mark.parametrize("name", ["track", "untrack", "mark_outdated", "query_now"])
+    @pytest.mark.parametrize("name", ["track", "untrack", "mark_outdated", "supersede", "query_now"])
     def test_user_ids(self, name: str, bad: Any) -> None:
         made = tracker(BOB)
         before = made.to_json()
@@ -469,6 +495,7 @@ class Lists(RuleBasedStateMachine):
         self.stored: dict[str, int] = {}
         self.position: int | None = None  # where the client is in the stream
         self.answers: list[tuple[OutgoingQuery, dict[str, int], set[str]]] = []
+        self.superseded: list[tuple[OutgoingQuery, str]] = []  # what was asked about whom before one knew better
 
     @rule(user=st.sampled_from(PEOPLE))
     def change(self, user: str) -> None:
@@ -482,6 +509,15 @@ class Lists(RuleBasedStateMachine):
     @rule(user=st.sampled_from(PEOPLE))
     def leave_the_room(self, user: str) -> None:
         self.tracker.untrack([user])
+
+    @rule(user=st.sampled_from(PEOPLE))
+    def know_better(self, user: str) -> None:
+        """One has changed something oneself: the server and the client have it, and every answer of before is old."""
+        if user in self.tracker.tracked:
+            self.change(user)
+            self.stored[user] = self.versions[user]
+            self.tracker.supersede([user])
+            self.superseded += [(query, user) for query, _, _ in self.answers]
 
     @rule()
     def sync(self) -> None:
@@ -526,6 +562,7 @@ class Lists(RuleBasedStateMachine):
         failed = {"c.example"} if CAROL in silent else ()
         fresh = self.tracker.receive_result(query.query_id, result(query, without=silent, failed=failed), self.now)
         assert fresh <= self.tracker.tracked & set(query.request.asked) - silent
+        assert not any(asked is query and user in fresh for asked, user in self.superseded)
         for user in fresh:
             assert versions[user] >= self.stored.get(user, 0), "an older answer was to be stored"
             self.stored[user] = versions[user]

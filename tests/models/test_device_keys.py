@@ -201,6 +201,14 @@ def test_padded_keys_are_read_and_their_signature_covers_the_padding() -> None:
     assert DeviceKeys.from_json(signed).verify().ed25519_key == device.ed25519_key
 
 
+@pytest.mark.parametrize(("value", "is_dehydrated"), [(True, True), (False, False), (1, False), ("true", False)])
+def test_a_dehydrated_device_says_so(value: Any, is_dehydrated: bool) -> None:
+    """Only by what it signs: ``unsigned`` is the server's."""
+    assert ALICE.device("PHONE", extra={"dehydrated": value}).is_dehydrated is is_dehydrated
+    assert not ALICE.device("PHONE").is_dehydrated
+    assert not DeviceKeys.from_json(changed("unsigned", to={"dehydrated": True})).is_dehydrated
+
+
 def test_the_validity_window_of_the_2015_draft_is_readable() -> None:
     obj = {**good(), "valid_after_ts": 1_000, "valid_until_ts": 2_000}
     device = DeviceKeys.from_json(obj)
