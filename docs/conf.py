@@ -1,5 +1,8 @@
 """Sphinx configuration."""
 
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
 import matrix_e2e_keys
 
 project = "matrix-e2e-keys"
@@ -29,3 +32,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(bytes|str|int|bool|object|None|float|frozenset|tuple|dict|list|type)(\[.*\])?"),
     ("py:.*", r"matrix_e2e_keys\..*"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Show Mermaid diagrams as text, as Markdown viewers without Mermaid do."""
+    app.add_lexer("mermaid", TextLexer)

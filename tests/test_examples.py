@@ -77,7 +77,10 @@ def test_every_reason_is_listed_with_its_check() -> None:
     assert set(Reason) - used_elsewhere <= listed
 
 
-def test_the_page_of_endpoints_is_made_of_the_table() -> None:
-    script = ROOT / "docs" / "make_endpoint_table.py"
-    made = subprocess.run([sys.executable, "-P", str(script)], capture_output=True, check=True, timeout=60)
-    assert made.stdout.decode() == (ROOT / "docs" / "endpoints.md").read_text()
+@pytest.mark.parametrize(
+    ("script", "page"), [("make_endpoint_table.py", "endpoints.md"), ("make_identity_diagram.py", "identities.md")]
+)
+def test_a_page_is_made_of_the_table_the_library_goes_by(script: str, page: str) -> None:
+    command = [sys.executable, "-P", str(ROOT / "docs" / script)]
+    made = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    assert made.stdout.decode() == (ROOT / "docs" / page).read_text()

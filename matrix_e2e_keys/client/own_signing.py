@@ -26,7 +26,7 @@ from matrix_e2e_keys.client.known_users import KnownUsers
 from matrix_e2e_keys.client.signature_queue import SignatureQueue
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted
 from matrix_e2e_keys.keys import Ed25519PublicKey
-from matrix_e2e_keys.models.cross_signing import Usage
+from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.models.user_identity import OwnIdentity
 from matrix_e2e_keys.signing.signers import Signer
@@ -148,14 +148,14 @@ class OwnSigning:
         identity, secrets = None if self._oneself is None else self._oneself.identity, self.secrets
         if identity is None or self.is_setting_up:
             return (), ()
-        keys = {"master": identity.master_key, "self_signing": identity.self_signing_key}
+        keys: dict[Usage, CrossSigningKey] = {"master": identity.master_key, "self_signing": identity.self_signing_key}
         if identity.user_signing_key is not None:
             keys["user_signing"] = identity.user_signing_key
         self.queue.withdraw_unless_by({str(self.signer.key_id), *(key.key_name for key in keys.values())})
         if secrets is None:
             return (), ()
         # A server that leaves out the user-signing key does not make the private one stale.
-        stale = tuple([role for role in secrets.stale_against(identity) if role in keys])
+        stale: tuple[Usage, ...] = tuple([role for role in secrets.stale_against(identity) if role in keys])
         if stale:
             self._take(secrets.without(stale), self.bootstrap)
         return self._confirm_by_secret(), stale

@@ -782,6 +782,9 @@ class TestMakingOne:
 
 
 class TestGivingUp:
+    def test_without_private_keys_there_is_nothing_to_drop(self) -> None:
+        assert asked(ME).settle() == ((), ())
+
     def test_a_set_up(self) -> None:
         made = asked()
         with pytest.raises(LocalProtocolError) as caught:
