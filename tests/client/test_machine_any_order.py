@@ -225,6 +225,7 @@ class Machines(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2))
     def ask(self, number: int) -> None:
         client = self.client(number)
+        client.machine.supply.needed(self.now)  # is told the time, and so can see that the clock was set back
         due = client.machine.next_request_at()
         asked = client.machine.outgoing_requests(self.now)
         assert bool(asked) is (due is not None and due <= self.now), "the time of the next request is wrong"

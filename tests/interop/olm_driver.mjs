@@ -7,11 +7,12 @@ import { pathToFileURL } from 'node:url';
 console.log = console.info = console.debug = console.error; // stdout belongs to the answers
 const wasm = await import(pathToFileURL(path.join(process.env.CRYPTO_WASM, 'node.mjs')));
 await wasm.initAsync();
-const { DeviceId, DeviceLists, EncryptionSettings, OlmMachine, RequestType, RoomId, UserId } = wasm;
+const { CollectStrategy, DeviceId, DeviceLists, EncryptionSettings, OlmMachine, RequestType, RoomId, UserId } = wasm;
 
 const machines = new Map();
 const request = (r) => ({ id: r.id ?? null, kind: RequestType[r.type], body: r.body });
 const ids = (users) => users.map((user) => new UserId(user));
+const deviceOf = (machine, user, device) => machines.get(machine).getDevice(new UserId(user), new DeviceId(device));
 
 const commands = {
   async open({ machine, user_id, device_id }) {
@@ -65,6 +66,43 @@ const commands = {
   async missing_sessions({ machine, users }) {
     const claim = await machines.get(machine).getMissingSessions(ids(users));
     return claim ? request(claim) : null;
+  },
+  async receive_changed({ machine, users, counts }) {
+    const lists = new DeviceLists(ids(users), []);
+    const unused = new Set(Object.keys(counts)); // the fallback keys of these machines stay unused
+    await machines.get(machine).receiveSyncChanges('[]', lists, new Map(Object.entries(counts)), unused);
+  },
+  async trust({ machine, user_id }) {
+    const identity = await machines.get(machine).getIdentity(new UserId(user_id));
+    const devices = (await machines.get(machine).getUserDevices(new UserId(user_id))).devices();
+    return {
+      verified: identity?.isVerified() ?? false,
+      violation: identity?.hasVerificationViolation() ?? false,
+      needs_approval: identity?.identityNeedsUserApproval?.() ?? false,
+      verified_devices: devices.filter((d) => d.isCrossSigningTrusted()).map((d) => d.deviceId.toString()),
+    };
+  },
+  async verify_device({ machine, user_id, device_id }) {
+    return (await (await deviceOf(machine, user_id, device_id)).verify()).body;
+  },
+  async pin_identity({ machine, user_id }) {
+    const identity = await machines.get(machine).getIdentity(new UserId(user_id));
+    await identity.withdrawVerification();
+    await identity.pinCurrentMasterKey();
+  },
+  async export_cross_signing({ machine }) {
+    const keys = await machines.get(machine).exportCrossSigningKeys();
+    return { master: keys.masterKey, self_signing: keys.self_signing_key, user_signing: keys.userSigningKey };
+  },
+  async cross_signing_status({ machine }) {
+    const status = await machines.get(machine).crossSigningStatus();
+    return status.hasMaster && status.hasSelfSigning && status.hasUserSigning;
+  },
+  async share_by_strategy({ machine, room_id, users, strategy }) {
+    const settings = new EncryptionSettings();
+    settings.sharingStrategy = CollectStrategy[strategy]();
+    const shares = await machines.get(machine).shareRoomKey(new RoomId(room_id), ids(users), settings);
+    return shares.map((share) => ({ event_type: share.event_type, body: share.body }));
   },
   async share_room_key({ machine, room_id, users }) {
     const shares = await machines.get(machine).shareRoomKey(new RoomId(room_id), ids(users), new EncryptionSettings());
