@@ -7,23 +7,40 @@ from typing import Final
 
 from matrix_e2e_keys.algorithms import CURVE25519, ED25519, MEGOLM_V1, OLM_V1, SIGNED_CURVE25519
 from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
-from matrix_e2e_keys.client.bootstrap import BootstrapState, BootstrapStep, CrossSigningBootstrap
-from matrix_e2e_keys.client.changes import ChangeKind, KeyChange
-from matrix_e2e_keys.client.claim import ClaimResult, check_claim
-from matrix_e2e_keys.client.claim_planner import ClaimPlanner, OutgoingClaim
-from matrix_e2e_keys.client.cross_signing import CrossSigningKeys, CrossSigningSecrets
-from matrix_e2e_keys.client.device_lists import DeviceListTracker, OutgoingQuery
-from matrix_e2e_keys.client.device_signing import sign_own_master_key
-from matrix_e2e_keys.client.identity import TRANSITIONS, IdentityEvent, IdentityPin, IdentityState
-from matrix_e2e_keys.client.key_supply import KeySupply
-from matrix_e2e_keys.client.key_supply_values import KeyUse, NeededKeys, OutgoingUpload, SupplyPolicy
-from matrix_e2e_keys.client.known_user import KnownUser, LocalTrust
-from matrix_e2e_keys.client.known_users import KnownUsers
-from matrix_e2e_keys.client.machine import KeyMachine
-from matrix_e2e_keys.client.machine_values import MachineRequest, MachineResponse, OutgoingRequest, Received
-from matrix_e2e_keys.client.own_signing import OwnSigning
-from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
-from matrix_e2e_keys.client.recipients import (
+from matrix_e2e_keys.client.claims.claim import ClaimResult, check_claim
+from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
+from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState, BootstrapStep, CrossSigningBootstrap
+from matrix_e2e_keys.client.cross_signing.device_signing import sign_own_master_key
+from matrix_e2e_keys.client.cross_signing.own_signing import OwnSigning
+from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningKeys, CrossSigningSecrets
+from matrix_e2e_keys.client.cross_signing.served import (
+    SignatureConfirmation,
+    UnservedSignature,
+    UploadedSignature,
+    confirm_signatures,
+    verify_served_device,
+)
+from matrix_e2e_keys.client.cross_signing.signature_queue import OutgoingSignatures, SignatureQueue
+from matrix_e2e_keys.client.cross_signing.signatures import (
+    RefusedSignatures,
+    SignaturesUploadResult,
+    check_signatures_upload,
+)
+from matrix_e2e_keys.client.machine.key_machine import KeyMachine
+from matrix_e2e_keys.client.machine.values import MachineRequest, MachineResponse, OutgoingRequest, Received
+from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, OutgoingQuery
+from matrix_e2e_keys.client.queries.known_users import KnownUsers
+from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer, check_query
+from matrix_e2e_keys.client.supply.key_supply import KeySupply
+from matrix_e2e_keys.client.supply.upload import (
+    DeviceUploadPlan,
+    DeviceUploadVerdict,
+    OneTimeKeyConflict,
+    one_time_key_conflict,
+    plan_device_upload,
+)
+from matrix_e2e_keys.client.supply.values import KeyUse, NeededKeys, OutgoingUpload, SupplyPolicy
+from matrix_e2e_keys.client.trust.recipients import (
     ProblemKind,
     RecipientPolicy,
     RecipientProblem,
@@ -31,29 +48,11 @@ from matrix_e2e_keys.client.recipients import (
     WithheldCode,
     select_recipients,
 )
-from matrix_e2e_keys.client.served import (
-    SignatureConfirmation,
-    UnservedSignature,
-    UploadedSignature,
-    confirm_signatures,
-    verify_served_device,
-)
-from matrix_e2e_keys.client.signature_queue import OutgoingSignatures, SignatureQueue
-from matrix_e2e_keys.client.signatures import (
-    RefusedSignatures,
-    SignaturesUploadResult,
-    check_signatures_upload,
-    merge_signatures,
-)
-from matrix_e2e_keys.client.trust import DeviceTrust, TrustProof, device_trust, explain_device, explain_user
-from matrix_e2e_keys.client.trust_links import KeyName, LinkVerdict, TrustLink
-from matrix_e2e_keys.client.upload import (
-    DeviceUploadPlan,
-    DeviceUploadVerdict,
-    OneTimeKeyConflict,
-    one_time_key_conflict,
-    plan_device_upload,
-)
+from matrix_e2e_keys.client.trust.trust import DeviceTrust, TrustProof, device_trust, explain_device, explain_user
+from matrix_e2e_keys.client.trust.trust_links import KeyName, LinkVerdict, TrustLink
+from matrix_e2e_keys.client.users.changes import ChangeKind, KeyChange
+from matrix_e2e_keys.client.users.identity import TRANSITIONS, IdentityEvent, IdentityPin, IdentityState
+from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
     DeviceSigningUploadResponse,
@@ -125,6 +124,7 @@ from matrix_e2e_keys.json_trees import MAX_SAFE_INTEGER, JsonLimits, JsonObject,
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey, Ed25519Signature, KeyId
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
+from matrix_e2e_keys.models.merged_signatures import merge_signatures
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey, VerifiedOneTimeKey
 from matrix_e2e_keys.models.server_keys import OldVerifyKey, ServerKeys, VerifiedServerKeys
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity

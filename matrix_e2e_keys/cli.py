@@ -21,10 +21,10 @@ from typing import NoReturn, Self, TextIO
 from attrs import define
 
 from matrix_e2e_keys.canonical_json import encode_canonical_json, parse_json
-from matrix_e2e_keys.client.query import QueryResult, UserAnswer, check_query
-from matrix_e2e_keys.client.trust import explain_device, explain_user
-from matrix_e2e_keys.client.trust_graph import mermaid
-from matrix_e2e_keys.client.trust_links import TrustLink
+from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer, check_query
+from matrix_e2e_keys.client.trust.trust import explain_device, explain_user
+from matrix_e2e_keys.client.trust.trust_graph import mermaid
+from matrix_e2e_keys.client.trust.trust_links import TrustLink
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
 from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, RemoteProtocolError, shown
 from matrix_e2e_keys.identifiers import is_user_id

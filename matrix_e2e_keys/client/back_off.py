@@ -1,7 +1,7 @@
 """When to try again: a delay that doubles with every failure in a row.
 
-The clock is the caller's: times are milliseconds since any moment, as long as it is always the same one. A clock that is
-set back makes what waits wait longer; one that never goes back is best.
+The clock is the caller's: times are milliseconds since any moment, as long as it is always the same one. A clock
+that is set back makes what waits wait longer; one that never goes back is best.
 """
 
 from __future__ import annotations

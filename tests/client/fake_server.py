@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.machine_values import MachineRequest
+from matrix_e2e_keys.client.machine.values import MachineRequest
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import DeviceSigningUploadRequest
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.fake_server import FakeServer
-from matrix_e2e_keys.client.bootstrap import BootstrapState
-from matrix_e2e_keys.client.changes import ChangeKind
-from matrix_e2e_keys.client.cross_signing import CrossSigningSecrets
-from matrix_e2e_keys.client.identity import IdentityState
-from matrix_e2e_keys.client.key_supply_values import SupplyPolicy
-from matrix_e2e_keys.client.machine import KeyMachine
-from matrix_e2e_keys.client.machine_values import OutgoingRequest, Received
-from matrix_e2e_keys.client.recipients import RecipientPolicy
+from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState
+from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
+from matrix_e2e_keys.client.machine.key_machine import KeyMachine
+from matrix_e2e_keys.client.machine.values import OutgoingRequest, Received
+from matrix_e2e_keys.client.supply.values import SupplyPolicy
+from matrix_e2e_keys.client.trust.recipients import RecipientPolicy
+from matrix_e2e_keys.client.users.changes import ChangeKind
+from matrix_e2e_keys.client.users.identity import IdentityState
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
 )

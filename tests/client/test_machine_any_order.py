@@ -18,15 +18,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from client.fake_server import FakeServer
-from matrix_e2e_keys.client.bootstrap import BootstrapState
-from matrix_e2e_keys.client.changes import ChangeKind, KeyChange
-from matrix_e2e_keys.client.cross_signing import CrossSigningSecrets
-from matrix_e2e_keys.client.identity import IdentityState
-from matrix_e2e_keys.client.key_supply_values import SupplyPolicy
-from matrix_e2e_keys.client.machine import KeyMachine
-from matrix_e2e_keys.client.machine_values import OutgoingRequest, Received
-from matrix_e2e_keys.client.recipients import RecipientPolicy
-from matrix_e2e_keys.client.signatures import merge_signatures
+from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState
+from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
+from matrix_e2e_keys.client.machine.key_machine import KeyMachine
+from matrix_e2e_keys.client.machine.values import OutgoingRequest, Received
+from matrix_e2e_keys.client.supply.values import SupplyPolicy
+from matrix_e2e_keys.client.trust.recipients import RecipientPolicy
+from matrix_e2e_keys.client.users.changes import ChangeKind, KeyChange
+from matrix_e2e_keys.client.users.identity import IdentityState
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import DeviceSigningUploadRequest
 from matrix_e2e_keys.endpoints.client_server.keys_upload import KeysUploadRequest
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
@@ -34,6 +33,7 @@ from matrix_e2e_keys.errors import E2EKeysError
 from matrix_e2e_keys.keys import Ed25519PublicKey
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
+from matrix_e2e_keys.models.merged_signatures import merge_signatures
 from matrix_e2e_keys.testing.samples import SampleUser, sample_curve25519_key, sample_secret_key
 
 ALICE, BOB = "@alice:a.example", "@bob:b.example"

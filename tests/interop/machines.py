@@ -25,13 +25,13 @@ from matrix_e2e_keys import (
     VerifiedDevice,
     VodozemacSigner,
 )
-from matrix_e2e_keys.client.changes import ChangeKind, KeyChange
-from matrix_e2e_keys.client.cross_signing import CrossSigningSecrets
-from matrix_e2e_keys.client.identity import IdentityState
-from matrix_e2e_keys.client.key_supply_values import KeyUse, SupplyPolicy
-from matrix_e2e_keys.client.known_user import KnownUser
-from matrix_e2e_keys.client.machine import KeyMachine
-from matrix_e2e_keys.client.machine_values import MachineRequest, Received
+from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
+from matrix_e2e_keys.client.machine.key_machine import KeyMachine
+from matrix_e2e_keys.client.machine.values import MachineRequest, Received
+from matrix_e2e_keys.client.supply.values import KeyUse, SupplyPolicy
+from matrix_e2e_keys.client.users.changes import ChangeKind, KeyChange
+from matrix_e2e_keys.client.users.identity import IdentityState
+from matrix_e2e_keys.client.users.known_user import KnownUser
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
 
 SECOND = 1000

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from interop.matrix_http import Client
 from interop.olm_machine import MakeOlmMachine, OlmError, OlmMachine, OlmRequest
 from matrix_e2e_keys import DeviceSigningUploadRequest, Ed25519PublicKey, SignaturesUploadRequest
-from matrix_e2e_keys.client.recipients import RecipientPolicy
+from matrix_e2e_keys.client.trust.recipients import RecipientPolicy
 
 STRATEGIES = {
     RecipientPolicy.ALL_DEVICES: "allDevices",

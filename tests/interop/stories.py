@@ -9,7 +9,7 @@ from functools import partial
 from interop.machines import FEW_KEYS, Device, MakeDevice, share_an_encrypted_room
 from interop.matrix_http import Client, MakeClient
 from matrix_e2e_keys import VerifiedDevice
-from matrix_e2e_keys.client.key_supply_values import SupplyPolicy
+from matrix_e2e_keys.client.supply.values import SupplyPolicy
 
 EVERY_SECOND = (True, False)
 

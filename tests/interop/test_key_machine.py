@@ -26,8 +26,8 @@ from matrix_e2e_keys import (
     KeysClaimRequest,
     KeysQueryRequest,
 )
-from matrix_e2e_keys.client.changes import ChangeKind
-from matrix_e2e_keys.client.key_supply_values import KeyUse, SupplyPolicy
+from matrix_e2e_keys.client.supply.values import KeyUse, SupplyPolicy
+from matrix_e2e_keys.client.users.changes import ChangeKind
 
 pytestmark = pytest.mark.interop
 

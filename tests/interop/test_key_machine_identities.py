@@ -37,13 +37,13 @@ from matrix_e2e_keys import (
     Reason,
     SignaturesUploadRequest,
 )
-from matrix_e2e_keys.client.bootstrap import BootstrapState
-from matrix_e2e_keys.client.changes import ChangeKind
-from matrix_e2e_keys.client.identity import IdentityState
-from matrix_e2e_keys.client.key_supply_values import KeyUse
-from matrix_e2e_keys.client.known_user import LocalTrust
-from matrix_e2e_keys.client.recipients import ProblemKind, RecipientPolicy, WithheldCode
-from matrix_e2e_keys.client.trust import DeviceTrust, device_trust, explain_device, explain_user
+from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState
+from matrix_e2e_keys.client.supply.values import KeyUse
+from matrix_e2e_keys.client.trust.recipients import ProblemKind, RecipientPolicy, WithheldCode
+from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust, explain_device, explain_user
+from matrix_e2e_keys.client.users.changes import ChangeKind
+from matrix_e2e_keys.client.users.identity import IdentityState
+from matrix_e2e_keys.client.users.known_user import LocalTrust
 
 pytestmark = pytest.mark.interop
 

@@ -11,11 +11,11 @@ from interop.matrix_http import MakeClient
 from interop.olm_devices import MakeOlmDevice, OlmDevice, OlmTrust, olm_devices_of, recipients
 from interop.olm_machine import MakeOlmMachine, OlmError
 from matrix_e2e_keys import VerifiedDevice
-from matrix_e2e_keys.client.changes import ChangeKind
-from matrix_e2e_keys.client.identity import IdentityState
-from matrix_e2e_keys.client.key_supply_values import KeyUse
-from matrix_e2e_keys.client.recipients import RecipientPolicy
-from matrix_e2e_keys.client.trust import DeviceTrust, device_trust, explain_device
+from matrix_e2e_keys.client.supply.values import KeyUse
+from matrix_e2e_keys.client.trust.recipients import RecipientPolicy
+from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust, explain_device
+from matrix_e2e_keys.client.users.changes import ChangeKind
+from matrix_e2e_keys.client.users.identity import IdentityState
 
 pytestmark = pytest.mark.interop
 

@@ -24,8 +24,8 @@ from matrix_e2e_keys import (
     check_claim,
     check_query,
 )
-from matrix_e2e_keys.client.known_user import KnownUser
-from matrix_e2e_keys.client.recipients import RecipientPolicy, select_recipients
+from matrix_e2e_keys.client.trust.recipients import RecipientPolicy, select_recipients
+from matrix_e2e_keys.client.users.known_user import KnownUser
 
 OBSERVER = "@observer:example.org"
 COUNTS = {"signed_curve25519": 50}

@@ -1,0 +1,449 @@
+"""Everything a client keeps about keys, in one object: what to send, what to make of the answers, whom to write to.
+
+Specification: client-server API, "End-to-end encryption".
+
+One round, with any transport::
+
+    needed = machine.supply.needed(now)                      # make as many keys with the Olm library
+    machine.supply.add_one_time_keys(keys, signer=signer)
+    state = machine.to_json()                                # store it with the Olm account, in one transaction
+    machine.mark_stored(state)
+    for outgoing in machine.outgoing_requests(now):
+        try:
+            response = outgoing.request.read_answer(send(outgoing.request.to_http()))
+        except MatrixError as error:
+            received = machine.receive_error(outgoing.request_id, error, now)
+        else:
+            received = machine.receive_response(outgoing.request_id, response, now)
+
+Facts:
+
+* It is made of public parts, and has no powers of its own: ``lists``, ``users``, ``supply``, ``sessions``, ``signing``.
+  Tell them what you know (whom you share a room with, whom the user has verified); leave requests and answers to the
+  machine.
+* Answers may come in any order, twice, late or never. An answer to nothing is ignored.
+* Nothing is uploaded that could not be answered for after a crash: keys, one's own and for cross-signing, are sent once
+  they are stored.
+* What is stored holds no private key.
+
+Nothing is sent here, and no ratchet is turned. The clock is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Final
+
+from attrs import define, field
+
+from matrix_e2e_keys.client.back_off import BackOff, check_now
+from matrix_e2e_keys.client.claims.claim import check_claim
+from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
+from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState, CrossSigningBootstrap
+from matrix_e2e_keys.client.cross_signing.own_signing import OwnSigning
+from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
+from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation
+from matrix_e2e_keys.client.cross_signing.signature_queue import SignatureQueue
+from matrix_e2e_keys.client.machine.exchange import Exchange, Question, wait
+from matrix_e2e_keys.client.machine.own_uploads import OwnUploads
+from matrix_e2e_keys.client.machine.values import MachineResponse, OutgoingRequest, Received
+from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, OutgoingQuery
+from matrix_e2e_keys.client.queries.known_users import KnownUsers
+from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.client.supply.key_supply import KeySupply
+from matrix_e2e_keys.client.supply.values import SupplyPolicy
+from matrix_e2e_keys.client.trust.recipients import RecipientPolicy, Recipients, select_recipients
+from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
+from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimResponse
+from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryResponse
+from matrix_e2e_keys.endpoints.client_server.sync import SyncKeys
+from matrix_e2e_keys.endpoints.matrix_error import MatrixError
+from matrix_e2e_keys.errors import LocalProtocolError, Reason
+from matrix_e2e_keys.identifiers import check_user_ids
+from matrix_e2e_keys.json_trees import JsonObject
+from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
+from matrix_e2e_keys.sealed import Sealed, constructor_of
+from matrix_e2e_keys.signing.signers import Signer
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
+
+__all__ = ["KeyMachine"]
+
+_VERSION: Final = 1
+_CHANGES: Final = "changes"
+_TOO_MANY_REQUESTS: Final = 429
+
+
+@define(eq=False)
+class KeyMachine(metaclass=Sealed):
+    """The keys of one device, its user, and everybody they talk to. Made by :meth:`create` and :meth:`from_json`.
+
+    Attributes:
+        lists: whose devices are kept, and who is outdated.
+        users: everybody's keys, as far as they are known.
+        supply: one's own one-time and fallback keys.
+        sessions: with whom Olm sessions are needed.
+        signing: what one signs: one's devices, one's identity, other users.
+    """
+
+    lists: DeviceListTracker
+    users: KnownUsers
+    supply: KeySupply
+    sessions: ClaimPlanner
+    signing: OwnSigning
+    _uploads: OwnUploads = field(repr=False)
+    _exchange: Exchange = field(repr=False)
+    _delays: BackOff = field(factory=BackOff, init=False, repr=False)
+
+    @classmethod
+    def create(
+        cls,
+        device_keys: DeviceKeys,
+        *,
+        signer: Signer,
+        policy: SupplyPolicy | None = None,
+        verifier: Verifier = LIBSODIUM,
+    ) -> KeyMachine:
+        """Begin with a new device.
+
+        Args:
+            device_keys: the keys of this device, signed by itself: see :meth:`DeviceKeys.build`.
+            signer: the private half of its ed25519 key, under the key id ``ed25519:<device_id>``.
+            policy: how many one-time keys to have, and so on.
+            verifier: who checks signatures.
+
+        Raises:
+            VerificationError: the device did not sign itself.
+            LocalProtocolError: an argument has the wrong type, or the signer is not that of the device.
+        """
+        if type(device_keys) is not DeviceKeys:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "DeviceKeys are needed", path="/device_keys")
+        device = device_keys.verify(verifier=verifier)
+        users = KnownUsers(own_user_id=device.user_id, verifier=verifier)
+        supply = KeySupply(user_id=device.user_id, device_id=device.device_id, policy=_checked_policy(policy))
+        signing = OwnSigning(device=device, signer=signer, users=users)
+        lists = DeviceListTracker(own_user_id=device.user_id)
+        return _assembled(lists, supply, ClaimPlanner(), signing)
+
+    @property
+    def device(self) -> VerifiedDevice:
+        """This device, as it was built here."""
+        return self.signing.device
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Whether the server has the keys of this device, as they are here."""
+        return self._uploads.is_uploaded
+
+    # ----------------------------------------------------------------------------------------------------------
+    # What the user does
+    # ----------------------------------------------------------------------------------------------------------
+
+    def start_bootstrap(self, secrets: CrossSigningSecrets, *, reset: bool = False) -> None:
+        """Begin to set up cross-signing; see :meth:`OwnSigning.start_bootstrap`.
+
+        Requests follow once the state is stored, ``secrets`` with it, this device is uploaded, and nothing of a set-up
+        before is under way.
+
+        Raises:
+            LocalProtocolError: there is an identity already, or there may be one; or an argument has the wrong type.
+        """
+        self._uploads.start_bootstrap(secrets, reset=reset)
+
+    def upload_device(self, device_keys: DeviceKeys | None = None) -> None:
+        """Upload the keys of this device once more: since the server has lost them, or since they say something new.
+
+        Args:
+            device_keys: the new form of the keys, signed by the device; ``None`` if they are the same.
+
+        Raises:
+            LocalProtocolError: the upload would change the identity keys, or destroy a signature of the identity; a
+                set-up of cross-signing is not done, and the keys say something new; or it is another device.
+        """
+        self._uploads.upload_device(device_keys)
+
+    def devices_for(self, user_ids: Iterable[str], policy: RecipientPolicy) -> Recipients:
+        """Return who of some users gets a room key; see :func:`~matrix_e2e_keys.select_recipients`.
+
+        Users whose devices are not tracked, or out of date, are named in :attr:`Recipients.outdated`.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        asked = check_user_ids(user_ids)
+        return select_recipients(
+            asked,
+            known=self.users.users,
+            policy=policy,
+            own_user_id=self.device.user_id,
+            own_device_id=self.device.device_id,
+            outdated=self.lists.outdated | (frozenset(asked) - self.lists.tracked),
+        )
+
+    # ----------------------------------------------------------------------------------------------------------
+    # What to send
+    # ----------------------------------------------------------------------------------------------------------
+
+    def outgoing_requests(self, now: int) -> list[OutgoingRequest]:
+        """Return what to send at this time. What was returned before is under way, until it is answered or has failed.
+
+        They may be sent side by side, and answered in any order.
+
+        Args:
+            now: the caller's time in milliseconds.
+
+        Raises:
+            LocalProtocolError: ``now`` is no integer.
+        """
+        now = check_now(now)
+        return [self._exchange.send(question, now) for question in self._next(now)]
+
+    def _next(self, now: int) -> Iterator[Question]:
+        """Yield what each part has to send."""
+        yield from self._uploads.next_questions(now)
+        changes = self.lists.next_changes()
+        if changes is not None and not self._exchange.is_under_way(_CHANGES) and self._delays.ready_at(_CHANGES) <= now:
+            yield Question(_CHANGES, changes, partial(self._changes_answered, changes), self._changes_failed)
+        while (query := self.lists.next_query(now)) is not None:
+            answered = partial(self._query_answered, query, self._uploads.uploaded_form)
+            yield Question("query", query.request, answered, partial(self._query_failed, query))
+        while (claim := self.sessions.next_claim(now)) is not None:
+            answered = partial(self._claim_answered, claim)
+            yield Question("claim", claim.request, answered, partial(self._claim_failed, claim))
+
+    def next_request_at(self) -> int | None:
+        """Return the time from which there is something to send; ``None`` if that depends on answers, or on the caller.
+
+        A time that has passed means that there is something to send now.
+        """
+        times = [self.lists.next_query_at(), self.sessions.next_claim_at(), *self._uploads.next_times()]
+        if self.lists.next_changes() is not None and not self._exchange.is_under_way(_CHANGES):
+            times.append(self._delays.ready_at(_CHANGES))
+        return min((time for time in times if time is not None), default=None)
+
+    # ----------------------------------------------------------------------------------------------------------
+    # What comes back
+    # ----------------------------------------------------------------------------------------------------------
+
+    def receive_response(self, request_id: str, response: MachineResponse, now: int) -> Received:
+        """Take over an answer. An answer to what is not under way, or not any more, is ignored.
+
+        Args:
+            request_id: which request.
+            response: its answer, as ``request.read_answer`` reads it.
+            now: the caller's time in milliseconds.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type, or it is the answer to another kind of request.
+        """
+        return self._exchange.receive_response(request_id, response, check_now(now))
+
+    def receive_error(self, request_id: str, error: MatrixError | None, now: int) -> Received:
+        """Note that a request failed. It will be sent again, later. The failure of what is not under way is ignored.
+
+        Args:
+            request_id: which request.
+            error: what the server answered, ``None`` if there was no answer that can be read.
+            now: the caller's time in milliseconds.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        return self._exchange.receive_error(request_id, error, check_now(now))
+
+    def _changes_answered(self, request: KeysChangesRequest, response: KeysChangesResponse, _now: int) -> Received:
+        self._delays.succeeded(_CHANGES)
+        self.lists.receive_changes(request, response)
+        return Received()
+
+    def _changes_failed(self, error: MatrixError | None, now: int) -> Received:
+        if error is not None and 400 <= error.status < 500 and error.status != _TOO_MANY_REQUESTS:
+            self.lists.give_up_changes()  # the server does not know these tokens any more
+        else:
+            self._delays.failed(_CHANGES, now, at_least_ms=wait(error) or 0)
+        return Received()
+
+    def _query_answered(
+        self, query: OutgoingQuery, uploaded_form: int | None, response: KeysQueryResponse, now: int
+    ) -> Received:
+        own_device = self.device.keys if self._uploads.is_known_form(uploaded_form) else None
+        result = self.users.judge(query.request, response, own_device=own_device)
+        news = self.lists.receive_result(query.query_id, result, now)
+        changes = self.users.take(result, news)
+        confirmed, stale = self.signing.settle()
+        self._revise_sessions(news)
+        confirmation = self.signing.queue.confirm(result, own_device=self.device)
+        bootstrap = self.signing.bootstrap
+        if self.device.user_id in news and bootstrap is not None and bootstrap.state is BootstrapState.CONFIRM:
+            confirmation = _both(bootstrap.confirm(result), confirmation)
+        return Received(changes=(*changes, *confirmed), query=result, confirmation=confirmation, stale_secrets=stale)
+
+    def _query_failed(self, query: OutgoingQuery, error: MatrixError | None, now: int) -> Received:
+        self.lists.receive_failure(query.query_id, now, retry_after_ms=wait(error))
+        return Received()
+
+    def _revise_sessions(self, user_ids: frozenset[str]) -> None:
+        """Want no session with a device that is gone, and none under the keys that a device had before."""
+        for user_id, device_id in self.sessions.wanted:
+            if user_id in user_ids:
+                device = self.users.users[user_id].devices.get(device_id)
+                if device is None:
+                    self.sessions.unwant([(user_id, device_id)])
+                else:
+                    self.sessions.want([device])
+
+    def _claim_answered(self, claim: OutgoingClaim, response: KeysClaimResponse, now: int) -> Received:
+        result = check_claim(
+            claim.request,
+            response,
+            devices=claim.devices,
+            was_used=self.sessions.was_used,
+            verifier=self.users.verifier,
+        )
+        return Received(claim=result, sessions=self.sessions.receive_result(claim.claim_id, result, now))
+
+    def _claim_failed(self, claim: OutgoingClaim, error: MatrixError | None, now: int) -> Received:
+        self.sessions.receive_failure(claim.claim_id, now, retry_after_ms=wait(error))
+        return Received()
+
+    def receive_sync(self, keys: SyncKeys, *, since: str | None, next_batch: str, now: int) -> None:
+        """Take over what one answer to ``/sync`` says about keys; see :meth:`DeviceListTracker.receive_sync`.
+
+        Args:
+            keys: what that answer says about keys.
+            since: the token with which ``/sync`` was asked, ``None`` for an initial one.
+            next_batch: the token that the answer gave.
+            now: the caller's time in milliseconds.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        now = check_now(now)
+        self.lists.receive_sync(keys, since=since, next_batch=next_batch)
+        self.supply.receive_sync(keys, now)
+
+    # ----------------------------------------------------------------------------------------------------------
+    # Over a restart
+    # ----------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> JsonObject:
+        """Return what has to survive a restart. What is under way, and delays, do not; private keys are not in it.
+
+        Store it in one transaction with the Olm account and the sessions, and call :meth:`mark_stored`.
+        """
+        bootstrap = self.signing.bootstrap
+        return {
+            "version": _VERSION,
+            "revision": self._uploads.revision,
+            "device": self.device.keys.to_json(),
+            "is_uploaded": self._uploads.is_uploaded,
+            "lists": self.lists.to_json(),
+            "users": self.users.to_json(),
+            "supply": self.supply.to_json(),
+            "sessions": self.sessions.to_json(),
+            "signatures": self.signing.queue.to_json(),
+            "bootstrap": None if bootstrap is None else bootstrap.to_json(),
+        }
+
+    def mark_stored(self, state: JsonObject) -> None:
+        """Note that a state is stored, together with all private keys there were: what it holds may be uploaded.
+
+        Args:
+            state: what :meth:`to_json` of this machine returned.
+
+        Raises:
+            LocalProtocolError: it is no such state.
+        """
+        self._uploads.mark_stored(Stored(state))
+
+    @classmethod
+    def from_json(
+        cls,
+        state: object,
+        *,
+        signer: Signer,
+        policy: SupplyPolicy | None = None,
+        verifier: Verifier = LIBSODIUM,
+    ) -> KeyMachine:
+        """Restore a machine. All signatures are checked again.
+
+        Hand it the private cross-signing keys afterwards, if there are any: :meth:`OwnSigning.use_secrets`.
+
+        Args:
+            state: what :meth:`to_json` returned.
+            signer: the private half of this device's ed25519 key, under the key id ``ed25519:<device_id>``.
+            policy: how many one-time keys to have, and so on, from now on.
+            verifier: who checks signatures.
+
+        Raises:
+            LocalProtocolError: it is not what :meth:`to_json` returned, or the signer is not that of the device.
+        """
+        policy = _checked_policy(policy)
+        check_verifier(verifier)
+        stored = Stored(state)
+        stored.require_version(_VERSION)
+        revision = stored.member("revision", int)
+        with stored.reading("revision"):
+            if revision < 1:
+                raise LocalProtocolError(Reason.INVALID_VALUE, "a revision is at least 1")
+        with stored.reading("device"):
+            device = DeviceKeys.from_json(stored.member("device", dict)).verify(verifier=verifier)
+        users = KnownUsers.restore(stored.object("users"), verifier)
+        with stored.reading("lists"):
+            lists = DeviceListTracker.from_json(stored.member("lists", dict))
+        with stored.reading("supply"):
+            supply = KeySupply.from_json(stored.member("supply", dict), policy=policy)
+            supply.next_upload_at(device_keys=device.keys)  # refuses those of another device
+        with stored.reading("sessions"):
+            sessions = ClaimPlanner.from_json(stored.member("sessions", dict))
+        queue = SignatureQueue.restore(stored.object("signatures"))
+        with stored.reading():
+            signing = OwnSigning(device=device, signer=signer, users=users, queue=queue)
+        kept = stored.member("bootstrap", dict, type(None))
+        if kept is not None:
+            with stored.reading("bootstrap"):
+                signing.bootstrap = CrossSigningBootstrap.from_json(kept)
+        _check_same_owner(device, lists, signing)
+        is_uploaded = stored.member("is_uploaded", bool)
+        machine = _assembled(lists, supply, sessions, signing)
+        machine._uploads.restore(revision, is_uploaded=is_uploaded)
+        return machine
+
+
+_new_machine: Final = constructor_of(KeyMachine)
+
+
+def _assembled(lists: DeviceListTracker, supply: KeySupply, sessions: ClaimPlanner, signing: OwnSigning) -> KeyMachine:
+    exchange, users = Exchange(), signing.users
+    uploads = OwnUploads(lists=lists, supply=supply, signing=signing, exchange=exchange)
+    return _new_machine(lists, users, supply, sessions, signing, uploads, exchange)
+
+
+def _both(one: SignatureConfirmation, other: SignatureConfirmation | None) -> SignatureConfirmation:
+    if other is None:
+        return one
+    return SignatureConfirmation(served=one.served + other.served, missing=one.missing + other.missing)
+
+
+def _checked_policy(policy: object) -> SupplyPolicy:
+    if policy is None:
+        return SupplyPolicy()
+    if type(policy) is not SupplyPolicy:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "a SupplyPolicy is needed", path="/policy")
+    return policy
+
+
+def _check_same_owner(device: VerifiedDevice, lists: DeviceListTracker, signing: OwnSigning) -> None:
+    """Refuse parts of another device's machine.
+
+    Raises:
+        LocalProtocolError: one of them is.
+    """
+    bootstrap = signing.bootstrap
+    owners = {
+        "lists": lists.own_user_id == device.user_id,
+        "bootstrap": bootstrap is None or bootstrap.device.keys.raw_keys == device.keys.raw_keys,
+    }
+    for name, is_same in owners.items():
+        if not is_same:
+            raise LocalProtocolError(Reason.NOT_OWN_USER, f"the {name} are those of another device", path=f"/{name}")
