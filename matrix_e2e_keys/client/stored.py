@@ -18,7 +18,7 @@ class Stored:
     """An object that was stored, with its place in the whole."""
 
     def __init__(self, obj: object, *at: str) -> None:
-        if type(obj) is not dict:
+        if type(obj) is not dict or any(type(name) is not str for name in obj):
             raise LocalProtocolError(Reason.WRONG_TYPE, "an object was stored here", path=json_pointer(at))
         self._members: dict[str, Any] = obj
         self._at = at

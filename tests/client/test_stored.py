@@ -84,6 +84,12 @@ class TestMembers:
     def test_what_is_not(self, call: Callable[[], object], reason: Reason, path: str | None) -> None:
         assert refused(call) == (reason, "/some/where/maps/b~1c/no~0where" if path is None else path)
 
+    @pytest.mark.parametrize("tree", [{0: {}}, {"a": 1, None: 2}, {b"a": 1}])
+    def test_names_are_strings(self, tree: Any) -> None:
+        """No JSON document says otherwise; a Python object may."""
+        assert refused(lambda: at(tree)) == (Reason.WRONG_TYPE, "/some/where")
+        assert refused(lambda: list(at({"map": tree}).items("map"))) == (Reason.WRONG_TYPE, "/some/where/map")
+
     def test_the_version(self) -> None:
         at().require_version(1)
         assert refused(lambda: at().require_version(2)) == (Reason.INVALID_VALUE, "/some/where/version")
