@@ -12,10 +12,13 @@ from attrs import define, field
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 
-__all__ = ["BackOff", "check_now"]
+__all__ = ["AFTER_THE_OTHERS_MS", "BackOff", "check_now", "granted"]
 
 _FIRST_MS: Final = 15_000
 _LONGEST_MS: Final = 900_000
+_LONGEST_WISH_MS: Final = 3_600_000
+AFTER_THE_OTHERS_MS: Final = 60_000
+"""How much later than everybody else somebody is asked again who fails even alone."""
 
 
 def check_now(now: object) -> int:
@@ -27,6 +30,11 @@ def check_now(now: object) -> int:
     if type(now) is not int:
         raise LocalProtocolError(Reason.WRONG_TYPE, "a time is an integer of milliseconds", path="/now")
     return now
+
+
+def granted(retry_after_ms: int | None) -> int:
+    """Return how long to wait because a server wishes so: an hour at most. A number must silence nobody for good."""
+    return min(retry_after_ms or 0, _LONGEST_WISH_MS)
 
 
 @define

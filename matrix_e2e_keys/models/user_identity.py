@@ -123,18 +123,36 @@ class UserIdentity(metaclass=Sealed):
             self.self_signing_public_key,
         )
 
-    def with_user_signing_key_of(self, other: UserIdentity) -> UserIdentity:
-        """Return the same identity with the user-signing key of ``other``, for which the same master key vouched.
+    def with_master_key_of(self, other: UserIdentity) -> UserIdentity:
+        """Return the same identity with the master key object of ``other``, around the same public key.
 
         Raises:
-            LocalProtocolError: ``other`` has another master key, or its user-signing key is the self-signing key here.
+            LocalProtocolError: ``other`` has another master key.
         """
+        self._require_same_master_key(other)
+        return _new_identity(
+            self.user_id,
+            other.master_key,
+            self.self_signing_key,
+            self.user_signing_key,
+            self.self_signing_public_key,
+        )
+
+    def _require_same_master_key(self, other: object) -> None:
         if (
             type(other) is not UserIdentity
             or other.user_id != self.user_id
             or other.master_public_key != self.master_public_key
         ):
             raise LocalProtocolError(Reason.INVALID_VALUE, "the other identity has another master key", path="/other")
+
+    def with_user_signing_key_of(self, other: UserIdentity) -> UserIdentity:
+        """Return the same identity with the user-signing key of ``other``, for which the same master key vouched.
+
+        Raises:
+            LocalProtocolError: ``other`` has another master key, or its user-signing key is the self-signing key here.
+        """
+        self._require_same_master_key(other)
         if other.user_signing_key is not None and _raw(other.user_signing_key) == _raw(self.self_signing_key):
             raise LocalProtocolError(Reason.KEY_REUSED, "that key is the self-signing key here", path="/other")
         return _new_identity(
@@ -173,6 +191,11 @@ class OwnIdentity(metaclass=Sealed):
     def user_id(self) -> UserId:
         """Oneself."""
         return self.identity.user_id
+
+    @property
+    def master_public_key(self) -> Ed25519PublicKey:
+        """The master key that was confirmed."""
+        return self.identity.master_public_key
 
     def verify_user(self, other: UserIdentity, *, verifier: Verifier = LIBSODIUM) -> None:
         """Check that one has verified another user: one's user-signing key signed the other's master key.

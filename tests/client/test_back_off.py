@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from matrix_e2e_keys import LocalProtocolError
-from matrix_e2e_keys.client.back_off import BackOff, check_now
+from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
 
 
 def test_every_failure_doubles_the_delay() -> None:
@@ -53,3 +53,7 @@ def test_a_time_is_an_integer(now: object) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         check_now(now)
     assert caught.value.path == "/now"
+
+
+def test_what_a_server_wishes_for_is_granted_up_to_an_hour() -> None:
+    assert [granted(wish) for wish in (None, 0, 5, 3_600_000, 2**53 - 1)] == [0, 0, 5, 3_600_000, 3_600_000]

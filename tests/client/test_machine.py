@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 from attrs import define, field
 from hypothesis import given
@@ -22,6 +23,7 @@ from matrix_e2e_keys.client.supply.values import SupplyPolicy
 from matrix_e2e_keys.client.trust.recipients import RecipientPolicy
 from matrix_e2e_keys.client.users.changes import ChangeKind
 from matrix_e2e_keys.client.users.identity import IdentityState
+from matrix_e2e_keys.client.users.known_user import LocalTrust
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
 )
@@ -32,7 +34,7 @@ from matrix_e2e_keys.endpoints.client_server.keys_upload import KeysUploadReques
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest
 from matrix_e2e_keys.endpoints.client_server.sync import SyncKeys
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
-from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, VerificationError
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, RemoteProtocolError, VerificationError
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.signing.signers import add_signature
 from matrix_e2e_keys.testing.samples import SampleUser, sample_curve25519_key
@@ -166,6 +168,12 @@ def changes_of(received: list[Received]) -> list[ChangeKind]:
     return [change.kind for it in received for change in it.changes]
 
 
+def bare(received: Received) -> Received:
+    """What came of a failure, apart from the error that it was told."""
+    assert isinstance(received.error, MatrixError)
+    return attrs.evolve(received, error=None)
+
+
 class TestBeginning:
     def test_nothing_is_uploaded_before_it_is_stored(self, alice: Client) -> None:
         alice.make_keys()
@@ -241,7 +249,7 @@ class TestBeginning:
         alice.make_keys()
         alice.store()
         upload = the(KeysUploadRequest, alice.ask())
-        assert alice.machine.receive_error(upload.request_id, MatrixError(status=500), 0) == Received()
+        assert bare(alice.machine.receive_error(upload.request_id, MatrixError(status=500), 0)) == Received()
         assert alice.ask(14_999) == []
         again = the(KeysUploadRequest, alice.ask(15_000))
         assert again.request == upload.request
@@ -508,7 +516,7 @@ class TestClaims:
     def test_a_claim_that_fails_is_sent_again(self, with_bob: Client, wait: int | None, delay: int) -> None:
         [claim] = with_bob.ask()
         error = MatrixError(status=429, retry_after_ms=wait)
-        assert with_bob.machine.receive_error(claim.request_id, error, 0) == Received()
+        assert bare(with_bob.machine.receive_error(claim.request_id, error, 0)) == Received()
         assert with_bob.machine.next_request_at() == delay
         assert kinds(with_bob.ask(delay)) == [KeysClaimRequest]
 
@@ -765,7 +773,7 @@ class TestSignatures:
 
     def test_what_fails_is_sent_again(self, verifying: Client) -> None:
         [upload] = verifying.ask()
-        assert verifying.machine.receive_error(upload.request_id, MatrixError(status=502), 0) == Received()
+        assert bare(verifying.machine.receive_error(upload.request_id, MatrixError(status=502), 0)) == Received()
         assert verifying.machine.next_request_at() == 15_000
         assert [it.request for it in verifying.ask(15_000)] == [upload.request]
 
@@ -1254,3 +1262,149 @@ class TestCallers:
 
 
 MACHINE = restored(STORED)
+
+
+class TestShortWays:
+    def test_keys_are_signed_by_the_machine(self, alice: Client) -> None:
+        alice.machine.add_one_time_keys({"A": sample_curve25519_key("A")})
+        alice.machine.add_fallback_key("F", sample_curve25519_key("F"), 0)
+        assert alice.machine.needs_storing
+        alice.store()
+        assert not alice.machine.needs_storing
+        upload = the(KeysUploadRequest, alice.ask()).request
+        assert isinstance(upload, KeysUploadRequest)
+        assert [*upload.one_time_keys, *upload.fallback_keys] == ["signed_curve25519:A", "signed_curve25519:F"]
+
+    def test_a_set_up_needs_storing(self, settled: Client) -> None:
+        settled.machine.start_bootstrap(secrets_of(ALICE))
+        assert settled.machine.needs_storing
+
+    def test_when_to_wake(self, settled: Client) -> None:
+        machine = settled.machine
+        assert machine.next_request_at() is None
+        week = 7 * 24 * 3_600_000
+        assert machine.next_wake_at() == week
+        assert machine.supply.needed(week).fallback_key
+        machine.lists.track([BOB.user_id])
+        wake = machine.next_wake_at()
+        assert wake is not None
+        assert wake <= 0
+
+    def test_trust_in_a_device_that_is_known(self, settled: Client) -> None:
+        key = ALICE.device_signer("A1").public_key
+        settled.machine.set_trust(ALICE.user_id, "A1", key, LocalTrust.BLACKLISTED)
+        assert settled.machine.users.users[ALICE.user_id].trust_of("A1") is LocalTrust.BLACKLISTED
+
+    @pytest.mark.parametrize(
+        ("user_id", "device_id", "key"),
+        [
+            (ALICE.user_id, "A1", ALICE.device_signer("A2").public_key),
+            (ALICE.user_id, "A2", ALICE.device_signer("A2").public_key),
+            (BOB.user_id, "A1", ALICE.device_signer("A1").public_key),
+            (None, "A1", None),
+            (ALICE.user_id, [], None),
+        ],
+    )
+    def test_not_in_one_that_is_not(self, settled: Client, user_id: Any, device_id: Any, key: Any) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            settled.machine.set_trust(user_id, device_id, key, LocalTrust.BLACKLISTED)
+        assert caught.value.reason is Reason.SIGNING_KEY_CHANGED
+
+    def test_a_device_that_is_forgotten_is_asked_for(self, settled: Client, bob: Client) -> None:
+        settled.machine.lists.track([BOB.user_id])
+        settled.go_on()
+        settled.machine.forget_device(BOB.user_id, "B1")
+        assert settled.machine.lists.outdated == {BOB.user_id}
+        assert changes_of(settled.go_on()) == [ChangeKind.DEVICE_ADDED]
+
+    def test_a_device_that_the_server_has_already(self, settled: Client) -> None:
+        again = KeyMachine.create(
+            settled.machine.device.keys, signer=ALICE.device_signer("A1"), is_uploaded=True, policy=POLICY
+        )
+        state = again.to_json()
+        again.mark_stored(state)
+        assert kinds(again.outgoing_requests(0)) == [KeysQueryRequest]
+        with pytest.raises(LocalProtocolError) as caught:
+            KeyMachine.create(settled.machine.device.keys, signer=ALICE.device_signer("A1"), is_uploaded=1)  # type: ignore[arg-type]
+        assert caught.value.path == "/is_uploaded"
+
+    def test_an_answer_that_cannot_be_read_is_none(self, settled: Client) -> None:
+        settled.machine.lists.track([BOB.user_id])
+        query = the(KeysQueryRequest, settled.ask())
+        error = RemoteProtocolError(Reason.NOT_JSON, "garbage")
+        assert settled.machine.receive_error(query.request_id, error, 0).error is error
+        assert settled.machine.next_request_at() == 15_000
+
+    def test_everybody_is_outdated_while_there_is_a_gap(self, settled: Client, bob: Client) -> None:
+        settled.sync(None)
+        settled.machine.lists.track([BOB.user_id])
+        settled.go_on()
+        settled.machine.receive_sync(SyncKeys(), since="elsewhere", next_batch="later", now=0)
+        recipients = settled.machine.devices_for([BOB.user_id], RecipientPolicy.ALL_DEVICES)
+        assert recipients.outdated == {BOB.user_id}
+
+
+class TestWhatIsNotServedYet:
+    def test_one_looks_again(self, settled: Client) -> None:
+        settled.machine.start_bootstrap(secrets_of(ALICE))
+        settled.make_keys()
+        settled.store()
+        server = settled.server
+        while asked := settled.ask():
+            for outgoing in asked:
+                if isinstance(outgoing.request, KeysQueryRequest):
+                    answer = server.exchange(ALICE.user_id, "A1", outgoing.request)
+                    assert isinstance(answer, KeysQueryResponse)
+                    body: Any = answer.to_json()
+                    for keys in body["device_keys"][ALICE.user_id].values():
+                        own = keys["signatures"][ALICE.user_id]
+                        keys["signatures"] = {ALICE.user_id: {"ed25519:A1": own["ed25519:A1"]}}
+                    late = KeysQueryResponse.from_json(body)
+                    settled.machine.receive_response(outgoing.request_id, late, 0)
+                else:
+                    settled.exchange(outgoing)
+        bootstrap = settled.machine.signing.bootstrap
+        assert bootstrap is not None
+        assert bootstrap.state is BootstrapState.CONFIRM
+        assert settled.machine.next_request_at() == 15_000
+        settled.go_on(15_000)
+        assert bootstrap.state is BootstrapState.DONE
+        assert settled.machine.next_request_at() is None
+
+
+class TestTwoDevicesAtOnce:
+    def test_the_later_one_gives_up(self, settled: Client, server: FakeServer) -> None:
+        second = Client(server, ALICE, "A2")
+        second.go_on()
+        second.machine.start_bootstrap(secrets_of(SampleUser(ALICE.user_id, generation=1)))
+        cross_signed(settled)
+        second.machine.lists.mark_all_outdated()
+        received = second.go_on()
+        assert any(it.set_up_given_up for it in received)
+        assert second.machine.signing.bootstrap is None
+        served = second.machine.users.users[ALICE.user_id].identity
+        assert served is not None
+        assert served.master_public_key == ALICE.master_public_key
+
+    def test_a_question_for_a_password_makes_one_look(self, settled: Client, server: FakeServer) -> None:
+        second = Client(server, ALICE, "A2")
+        second.go_on()
+        second.machine.start_bootstrap(secrets_of(SampleUser(ALICE.user_id, generation=1)))
+        second.store()
+        cross_signed(settled)
+        (step,) = [it for it in second.ask() if isinstance(it.request, DeviceSigningUploadRequest)]
+        received = second.exchange(step)
+        assert received.authentication is not None
+        assert isinstance(received.error, MatrixError)
+        assert any(it.set_up_given_up for it in second.go_on())
+
+    def test_it_is_remembered_over_a_restart_what_a_set_up_may_do(self, settled: Client) -> None:
+        settled.machine.start_bootstrap(secrets_of(ALICE), reset=True)
+        settled.restart()
+        assert (settled.machine.signing.resets, settled.machine.signing.set_ups) == (True, 1)
+
+    def test_a_set_up_that_the_stored_state_does_not_know_waits(self, settled: Client) -> None:
+        before = json.loads(json.dumps(settled.machine.to_json()))
+        settled.machine.signing.start_bootstrap(secrets_of(ALICE))
+        settled.machine.mark_stored(before)
+        assert settled.ask() == []

@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff
+from matrix_e2e_keys.client.back_off import AFTER_THE_OTHERS_MS, BackOff
 from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.claims.claim_memory import DeviceName
 from matrix_e2e_keys.errors import json_pointer
@@ -63,6 +63,11 @@ class ClaimDelays:
     def device_failed(self, name: DeviceName, now: int) -> None:
         """Note that there was no key of a device, or that nothing came of it."""
         self._devices.failed(json_pointer(name), now)
+
+    def failed_alone(self, name: DeviceName, now: int) -> None:
+        """Note that a claim for this device and no other got no answer: the others come first."""
+        after_all = self._servers.ready_at(_ALL_SERVERS) - now + AFTER_THE_OTHERS_MS
+        self._devices.failed(json_pointer(name), now, at_least_ms=after_all)
 
     def forget_device(self, name: DeviceName) -> None:
         """Forget the failures of a device."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import BackOff, check_now
+from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
 from matrix_e2e_keys.client.cross_signing.bootstrap_plan import BootstrapPlan
 from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
@@ -275,7 +275,7 @@ class CrossSigningBootstrap(metaclass=Sealed):
         if 400 <= error.status < 500 and error.status != _TOO_MANY_REQUESTS:
             self._auth = None  # whether it was wrong or used up: it will not do
         if error.user_interactive is None or isinstance(step.request, SignaturesUploadRequest):
-            self._back_off.failed(_SERVER, now, at_least_ms=error.retry_after_ms or 0)
+            self._back_off.failed(_SERVER, now, at_least_ms=granted(error.retry_after_ms))
             return None
         self._back_off.succeeded(_SERVER)
         self._state, self._authentication = BootstrapState.AUTHENTICATE, error.user_interactive

@@ -48,7 +48,10 @@ class OwnSigning:
         users: what is known of users.
         queue: signatures on their way.
         bootstrap: the set-up of cross-signing, while it is under way and after; ``None`` if none was begun here.
-        secrets: the private cross-signing keys at hand, ``None`` if there are none.
+        secrets: the private cross-signing keys at hand, ``None`` if there are none. While a set-up is under way, those
+            that it sets up.
+        resets: whether the set-up may replace an identity that is there.
+        set_ups: how many were begun; tells whether a stored state knows of this one.
     """
 
     device: VerifiedDevice
@@ -57,7 +60,10 @@ class OwnSigning:
     queue: SignatureQueue = field(factory=SignatureQueue)
     bootstrap: CrossSigningBootstrap | None = field(default=None, init=False)
     secrets: CrossSigningSecrets | None = field(default=None, init=False)
+    resets: bool = field(default=False, init=False)
+    set_ups: int = field(default=0, init=False)
     _own_signature: DeviceKeys | None = field(default=None, init=False, repr=False)
+    _former: CrossSigningSecrets | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if type(self.users) is not KnownUsers or type(self.queue) is not SignatureQueue:
@@ -78,6 +84,9 @@ class OwnSigning:
     def start_bootstrap(self, secrets: CrossSigningSecrets, *, reset: bool = False) -> None:
         """Begin to set up cross-signing with new keys. Store ``secrets`` before anything is sent.
 
+        Keep the seeds of an identity that this replaces until the server has the new one. Without ``reset``, the set-up
+        is given up if the server shows an identity before it has this one.
+
         Args:
             secrets: all three private keys.
             reset: replace the identity that is there, or that may be there. All verifications by it are lost.
@@ -91,12 +100,17 @@ class OwnSigning:
         if not reset:
             oneself = self._oneself
             if oneself is None:
-                raise LocalProtocolError(Reason.WRONG_STATE, "the server has not said whether there is an identity")
-            if oneself.identity is not None:
-                raise LocalProtocolError(Reason.WRONG_STATE, f"{oneself!r} has an identity; reset=True replaces it")
+                detail = "the server has not said yet whether there is an identity: ask for one's own devices first"
+                raise LocalProtocolError(Reason.WRONG_STATE, detail)
+            if oneself.identity is not None or oneself.has_refused_identity:
+                detail = "there is an identity already: use its private keys, or replace it with reset=True"
+                raise LocalProtocolError(Reason.WRONG_STATE, detail)
             if self.is_setting_up:
                 raise LocalProtocolError(Reason.WRONG_STATE, "a set-up is under way; reset=True begins another one")
+        former = self._former if self.is_setting_up else self.secrets
         self._take(secrets, CrossSigningBootstrap.start(secrets, device=self.device, device_signer=self.signer))
+        self.resets, self._former = reset, former
+        self.set_ups += 1
 
     def _take(self, secrets: CrossSigningSecrets, bootstrap: CrossSigningBootstrap | None) -> None:
         signature = None if secrets.self_signing is None else secrets.sign_device(self.device)
@@ -106,13 +120,14 @@ class OwnSigning:
         """Take over private keys, from secret storage or another device.
 
         If the private master key is among them, the identity that it belongs to is confirmed: at once, or when it is
-        served. Before this device is uploaded for the first time, the self-signing key signs it.
+        served. This device is signed by the self-signing key: before it is uploaded for the first time, or later.
 
         Args:
             secrets: any of the three keys.
 
         Raises:
-            VerificationError: one of them does not belong to the identity that is known. Somebody has replaced it.
+            VerificationError: one of them does not belong to the identity that is served, nor is the private master key
+                that of the one that was confirmed. Somebody has replaced it: import its private keys.
             LocalProtocolError: they are another user's, or not of that type.
         """
         if type(secrets) is not CrossSigningSecrets or secrets.user_id != self.device.user_id:
@@ -121,20 +136,44 @@ class OwnSigning:
         identity = None if oneself is None else oneself.identity
         if self.bootstrap is not None and self.is_setting_up:
             identity = self.bootstrap.identity
-        if identity is not None:
+        master_key = None if secrets.master is None else secrets.master.public_key
+        # What was confirmed counts, and not what may be the server's invention.
+        is_confirmed = master_key is not None and master_key == self.users.own_master_key
+        is_served = identity is not None and identity.master_public_key == master_key
+        if identity is not None and (is_served or not is_confirmed):
             secrets.check_against(identity)
         self._take(secrets, self.bootstrap)
-        return self._confirm_by_secret()
+        changes = self._confirm_by_secret(again=True)
+        self._sign_this_device()
+        return changes
 
-    def _confirm_by_secret(self) -> tuple[KeyChange, ...]:
-        """Confirm one's own identity if the private master key at hand is its own, and that is not known yet."""
+    def _sign_this_device(self) -> None:
+        """Sign this device if that is all that is missing for everybody to take it for one's own."""
+        if self.bootstrap is not None and self.bootstrap.state is not BootstrapState.DONE:
+            return  # it has signed it
+        oneself, secrets = self._oneself, self.secrets
+        if self.users.own is None or oneself is None or secrets is None or secrets.self_signing is None:
+            return
+        name = (self.device.user_id, self.device.device_id)
+        device = oneself.devices.get(self.device.device_id)
+        if device is None or device.is_cross_signed or device.keys != self.device.keys:
+            return
+        if name not in self.queue.waiting | self.queue.unconfirmed:
+            self.verify_device(device.device_id, device.ed25519_key)
+
+    def _confirm_by_secret(self, *, again: bool) -> tuple[KeyChange, ...]:
+        """Confirm one's own identity if the private master key at hand is its own, and that is not known yet.
+
+        Args:
+            again: confirm it also if it was another one in between.
+        """
         oneself, secrets = self._oneself, self.secrets
         if secrets is None or secrets.master is None or oneself is None or oneself.identity is None:
             return ()
         master_key = secrets.master.public_key
         if oneself.identity.master_public_key != master_key:
             return ()
-        if self.users.own_master_key == master_key and not oneself.pin.needs_approval:
+        if self.users.own_master_key == master_key and not (again and oneself.pin.needs_approval):
             return ()
         return self.users.confirm_own_identity(master_key)
 
@@ -142,12 +181,17 @@ class OwnSigning:
         """Compare the private keys at hand with what is known of oneself now, after every answer about oneself.
 
         Returns:
-            What has changed; and which private keys were dropped, since they are not those of the identity any more.
-            Signatures by other keys than one's own as they are now are dropped as well.
+            What has changed; and which private keys are not those of the identity that is served. If it is the one that
+            was confirmed, they are dropped, and so are signatures on their way that other keys have made. If it is not,
+            everything is kept: that identity may be the server's invention.
         """
         identity, secrets = None if self._oneself is None else self._oneself.identity, self.secrets
-        if identity is None or self.is_setting_up:
+        if self.bootstrap is not None and self.is_setting_up:
+            if identity is not None and not self.resets and identity.master_key != self.bootstrap.identity.master_key:
+                self.abandon_bootstrap()
             return (), ()
+        if identity is None or self.users.own_master_key not in (None, identity.master_public_key):
+            return (), () if identity is None or secrets is None else secrets.stale_against(identity)
         keys: dict[Usage, CrossSigningKey] = {"master": identity.master_key, "self_signing": identity.self_signing_key}
         if identity.user_signing_key is not None:
             keys["user_signing"] = identity.user_signing_key
@@ -157,11 +201,19 @@ class OwnSigning:
         # A server that leaves out the user-signing key does not make the private one stale.
         stale: tuple[Usage, ...] = tuple([role for role in secrets.stale_against(identity) if role in keys])
         if stale:
-            self._take(secrets.without(stale), self.bootstrap)
-        return self._confirm_by_secret(), stale
+            remaining = secrets.without(stale)
+            if remaining.export_seeds():
+                self._take(remaining, self.bootstrap)
+            else:
+                self.secrets = self._own_signature = None
+        changes = self._confirm_by_secret(again=False)
+        self._sign_this_device()
+        return changes, stale
 
     def abandon_bootstrap(self) -> None:
         """Give up a set-up that is under way. What the server has of it by now, it keeps.
+
+        The private keys that were at hand before it are at hand again.
 
         Raises:
             LocalProtocolError: none is under way.
@@ -169,6 +221,9 @@ class OwnSigning:
         if not self.is_setting_up:
             raise LocalProtocolError(Reason.WRONG_STATE, "no set-up is under way")
         self.bootstrap = self.secrets = self._own_signature = None
+        former, self._former = self._former, None
+        if former is not None:
+            self._take(former, None)
 
     @property
     def _oneself(self) -> KnownUser | None:
@@ -246,12 +301,15 @@ class OwnSigning:
     def _require_own(self) -> OwnIdentity:
         own = self.users.own
         if own is None:
-            raise LocalProtocolError(Reason.WRONG_STATE, "one's own identity is not known, or not confirmed")
+            detail = "one's own identity is not known, or not confirmed: use its private keys, or confirm_own_identity"
+            raise LocalProtocolError(Reason.WRONG_STATE, detail)
         return own
 
     def _require_secrets(self) -> tuple[OwnIdentity, CrossSigningSecrets]:
         """Return one's own identity as it is now, and the private keys that belong to it."""
         own = self._require_own()
+        if self.is_setting_up:
+            raise LocalProtocolError(Reason.WRONG_STATE, "a set-up is under way: nothing is signed before it is done")
         if self.secrets is None:
             raise LocalProtocolError(Reason.MISSING_PRIVATE_KEY, "no private cross-signing key is at hand")
         return own, self.secrets.matching(own.identity)
@@ -262,8 +320,14 @@ class OwnSigning:
 
     @property
     def own_signature(self) -> DeviceKeys | None:
-        """The keys of this device with the signature of the self-signing key at hand and no other."""
-        return self._own_signature
+        """The keys of this device with the signature of the self-signing key at hand and no other.
+
+        ``None`` if there is no such key, or it is not that of the identity that is known.
+        """
+        secrets, identity = self.secrets, None if self._oneself is None else self._oneself.identity
+        if identity is None or secrets is None or self.is_setting_up:
+            return self._own_signature
+        return None if "self_signing" in secrets.stale_against(identity) else self._own_signature
 
     def authenticate(self, auth: Mapping[str, object]) -> None:
         """Answer what the server wants to have proved before it takes the keys.

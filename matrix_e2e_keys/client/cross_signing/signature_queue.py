@@ -18,7 +18,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from matrix_e2e_keys import unpadded_base64
-from matrix_e2e_keys.client.back_off import BackOff, check_now
+from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult, check_signatures_upload
 from matrix_e2e_keys.client.queries.query import QueryResult
@@ -36,6 +36,7 @@ __all__ = ["OutgoingSignatures", "SignatureQueue"]
 _VERSION: Final = 1
 _SERVER: Final = ""
 _KEY_BYTES: Final = 32
+_MAX_BATCH: Final = 100
 _Name = tuple[str, str]
 
 
@@ -68,6 +69,7 @@ class SignatureQueue:
         default=None, init=False
     )
     _back_off: BackOff = field(factory=BackOff, init=False, repr=False)
+    _batch: int = field(default=_MAX_BATCH, init=False, repr=False)
 
     @property
     def waiting(self) -> frozenset[tuple[str, str]]:
@@ -114,7 +116,8 @@ class SignatureQueue:
         ready_at = self.next_upload_at()
         if ready_at is None or now < ready_at:
             return None
-        keys = {name: entry.key for name, entry in self._entries.items() if not entry.is_uploaded}
+        waiting = [(name, entry.key) for name, entry in self._entries.items() if not entry.is_uploaded]
+        keys = dict(waiting[: self._batch])
         self._last_upload += 1
         outgoing = OutgoingSignatures(
             upload_id=self._last_upload, request=SignaturesUploadRequest.for_keys(keys.values())
@@ -152,6 +155,7 @@ class SignatureQueue:
             else:
                 entry.is_uploaded = True
         self._in_flight = None
+        self._batch = min(_MAX_BATCH, 2 * self._batch)
         self._back_off.succeeded(_SERVER)
         return result
 
@@ -169,9 +173,13 @@ class SignatureQueue:
         now = check_now(now)
         if error is not None and type(error) is not MatrixError:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a MatrixError is needed", path="/error")
-        if self._sent(upload_id) is not None:
+        sent = self._sent(upload_id)
+        if sent is not None:
             self._in_flight = None
-            delay = 0 if error is None else error.retry_after_ms or 0
+            # It may be one of them that the server cannot digest: the others come first the next time.
+            self._batch = max(1, len(sent[1]) // 2)
+            self._entries.update({name: self._entries.pop(name) for name in sent[1] if name in self._entries})
+            delay = 0 if error is None else granted(error.retry_after_ms)
             self._back_off.failed(_SERVER, now, at_least_ms=delay)
 
     def confirm(self, result: QueryResult, *, own_device: VerifiedDevice) -> SignatureConfirmation | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from matrix_e2e_keys.client.machine.values import MachineRequest, MachineResponse, OutgoingRequest, Received
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
-from matrix_e2e_keys.errors import LocalProtocolError, Reason
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason
 
 __all__ = ["Exchange", "Question", "wait"]
 
@@ -63,16 +63,20 @@ class Exchange:
         del self._under_way[request_id]
         return question.answered(response, now)
 
-    def receive_error(self, request_id: str, error: MatrixError | None, now: int) -> Received:
+    def receive_error(self, request_id: str, error: E2EKeysError | None, now: int) -> Received:
         """Hand a failure to whoever asked. Nothing comes of the failure of nothing.
 
         Raises:
-            LocalProtocolError: it is no :class:`~matrix_e2e_keys.MatrixError`, or the id is none.
+            LocalProtocolError: it is no error of this library, or the id is none.
         """
-        if error is not None and type(error) is not MatrixError:
+        if error is not None and not isinstance(error, E2EKeysError):
             raise LocalProtocolError(Reason.WRONG_TYPE, "a MatrixError is needed", path="/error")
         question = self._under_way.pop(_checked_id(request_id), None)
-        return Received() if question is None else question.failed(error, now)
+        if question is None:
+            return Received()
+        # What cannot be read says no more than no answer.
+        refusal = error if isinstance(error, MatrixError) else None
+        return evolve(question.failed(refusal, now), error=error)
 
 
 def wait(error: MatrixError | None) -> int | None:

@@ -5,13 +5,13 @@ Specification: client-server API, "End-to-end encryption".
 One round, with any transport::
 
     needed = machine.supply.needed(now)                      # make as many keys with the Olm library
-    machine.supply.add_one_time_keys(keys, signer=signer)
+    machine.add_one_time_keys(keys)
     state = machine.to_json()                                # store it with the Olm account, in one transaction
     machine.mark_stored(state)
     for outgoing in machine.outgoing_requests(now):
         try:
             response = outgoing.request.read_answer(send(outgoing.request.to_http()))
-        except MatrixError as error:
+        except E2EKeysError as error:                        # also where there was no answer: with None
             received = machine.receive_error(outgoing.request_id, error, now)
         else:
             received = machine.receive_response(outgoing.request_id, response, now)
@@ -21,7 +21,8 @@ Facts:
 * It is made of public parts, and has no powers of its own: ``lists``, ``users``, ``supply``, ``sessions``, ``signing``.
   Tell them what you know (whom you share a room with, whom the user has verified); leave requests and answers to the
   machine.
-* Answers may come in any order, twice, late or never. An answer to nothing is ignored.
+* Answers may come in any order, twice or late. An answer to nothing is ignored. Every request must be answered, or
+  said to have failed; else it is under way for ever.
 * Nothing is uploaded that could not be answered for after a crash: keys, one's own and for cross-signing, are sent once
   they are stored.
 * What is stored holds no private key.
@@ -31,13 +32,13 @@ Nothing is sent here, and no ratchet is turned. The clock is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff, check_now
+from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
 from matrix_e2e_keys.client.claims.claim import check_claim
 from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
 from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState, CrossSigningBootstrap
@@ -54,14 +55,16 @@ from matrix_e2e_keys.client.stored import Stored
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
 from matrix_e2e_keys.client.supply.values import SupplyPolicy
 from matrix_e2e_keys.client.trust.recipients import RecipientPolicy, Recipients, select_recipients
+from matrix_e2e_keys.client.users.known_user import LocalTrust
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimResponse
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryResponse
 from matrix_e2e_keys.endpoints.client_server.sync import SyncKeys
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
-from matrix_e2e_keys.errors import LocalProtocolError, Reason
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, quoted
 from matrix_e2e_keys.identifiers import check_user_ids
 from matrix_e2e_keys.json_trees import JsonObject
+from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signers import Signer
@@ -94,6 +97,7 @@ class KeyMachine(metaclass=Sealed):
     _uploads: OwnUploads = field(repr=False)
     _exchange: Exchange = field(repr=False)
     _delays: BackOff = field(factory=BackOff, init=False, repr=False)
+    _unserved: dict[str, int] = field(factory=dict, init=False, repr=False)
 
     @classmethod
     def create(
@@ -101,13 +105,16 @@ class KeyMachine(metaclass=Sealed):
         device_keys: DeviceKeys,
         *,
         signer: Signer,
+        is_uploaded: bool = False,
         policy: SupplyPolicy | None = None,
         verifier: Verifier = LIBSODIUM,
     ) -> KeyMachine:
-        """Begin with a new device.
+        """Begin with a new device, or take one over that exists.
 
         Args:
             device_keys: the keys of this device, signed by itself: see :meth:`DeviceKeys.build`.
+            is_uploaded: whether the server has them already. Then they are not uploaded, and a query will show whether
+                it serves them: ``OWN_DEVICE_MISSING`` or ``OWN_DEVICE_ALTERED`` if it does not.
             signer: the private half of its ed25519 key, under the key id ``ed25519:<device_id>``.
             policy: how many one-time keys to have, and so on.
             verifier: who checks signatures.
@@ -123,7 +130,11 @@ class KeyMachine(metaclass=Sealed):
         supply = KeySupply(user_id=device.user_id, device_id=device.device_id, policy=_checked_policy(policy))
         signing = OwnSigning(device=device, signer=signer, users=users)
         lists = DeviceListTracker(own_user_id=device.user_id)
-        return _assembled(lists, supply, ClaimPlanner(), signing)
+        if type(is_uploaded) is not bool:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "is_uploaded is yes or no", path="/is_uploaded")
+        machine = _assembled(lists, supply, ClaimPlanner(), signing)
+        machine._uploads.is_uploaded = is_uploaded
+        return machine
 
     @property
     def device(self) -> VerifiedDevice:
@@ -138,6 +149,52 @@ class KeyMachine(metaclass=Sealed):
     # ----------------------------------------------------------------------------------------------------------
     # What the user does
     # ----------------------------------------------------------------------------------------------------------
+
+    def add_one_time_keys(self, keys: Mapping[str, Curve25519PublicKey]) -> None:
+        """Take over one-time keys that the Olm library has made; see :meth:`KeySupply.add_one_time_keys`.
+
+        Raises:
+            LocalProtocolError: a name was that of another key before, or an argument has the wrong type.
+        """
+        self.supply.add_one_time_keys(keys, signer=self.signing.signer)
+
+    def add_fallback_key(self, name: str, key: Curve25519PublicKey, now: int) -> None:
+        """Take over a fallback key that the Olm library has made; see :meth:`KeySupply.add_fallback_key`.
+
+        Raises:
+            LocalProtocolError: the name was that of another key before, or an argument has the wrong type.
+        """
+        self.supply.add_fallback_key(name, key, signer=self.signing.signer, now=now)
+
+    def set_trust(self, user_id: str, device_id: str, ed25519_key: Ed25519PublicKey, trust: LocalTrust) -> None:
+        """Note what the user decided about a device that is known.
+
+        Args:
+            user_id: whose.
+            device_id: which device.
+            ed25519_key: its signing key, as the user was shown it.
+            trust: the decision. It belongs to the key, and stays if the device goes and comes back.
+
+        Raises:
+            LocalProtocolError: there is no such device, or not with that key; or an argument has the wrong type.
+        """
+        user = self.users.users.get(user_id) if type(user_id) is str else None
+        device = None if user is None or type(device_id) is not str else user.devices.get(device_id)
+        if device is None or device.ed25519_key != ed25519_key:
+            detail = f"{quoted(user_id)} has no device {quoted(device_id)} with that key"
+            raise LocalProtocolError(Reason.SIGNING_KEY_CHANGED, detail, path="/ed25519_key")
+        self.users.set_trust(user_id, device.ed25519_key, trust)
+
+    def forget_device(self, user_id: str, device_id: str) -> None:
+        """Make room for a device that comes with another signing key, and ask for it.
+
+        See :meth:`KnownUser.without_device`.
+
+        Raises:
+            LocalProtocolError: nothing is known of that user, or an argument has the wrong type.
+        """
+        self.users.forget_device(user_id, device_id)
+        self.lists.mark_outdated([user_id])
 
     def start_bootstrap(self, secrets: CrossSigningSecrets, *, reset: bool = False) -> None:
         """Begin to set up cross-signing; see :meth:`OwnSigning.start_bootstrap`.
@@ -165,19 +222,21 @@ class KeyMachine(metaclass=Sealed):
     def devices_for(self, user_ids: Iterable[str], policy: RecipientPolicy) -> Recipients:
         """Return who of some users gets a room key; see :func:`~matrix_e2e_keys.select_recipients`.
 
-        Users whose devices are not tracked, or out of date, are named in :attr:`Recipients.outdated`.
+        Users whose devices are not tracked, or out of date, are named in :attr:`Recipients.outdated`; everybody, while
+        there is a gap in the stream.
 
         Raises:
             LocalProtocolError: an argument has the wrong type.
         """
         asked = check_user_ids(user_ids)
+        has_gap = self.lists.next_changes() is not None
         return select_recipients(
             asked,
             known=self.users.users,
             policy=policy,
             own_user_id=self.device.user_id,
             own_device_id=self.device.device_id,
-            outdated=self.lists.outdated | (frozenset(asked) - self.lists.tracked),
+            outdated=self.lists.outdated | (frozenset(asked) - (frozenset() if has_gap else self.lists.tracked)),
         )
 
     # ----------------------------------------------------------------------------------------------------------
@@ -200,6 +259,9 @@ class KeyMachine(metaclass=Sealed):
 
     def _next(self, now: int) -> Iterator[Question]:
         """Yield what each part has to send."""
+        for user_id in [user_id for user_id, due in self._unserved.items() if due <= now]:
+            del self._unserved[user_id]
+            self.lists.mark_outdated([user_id])
         yield from self._uploads.next_questions(now)
         changes = self.lists.next_changes()
         if changes is not None and not self._exchange.is_under_way(_CHANGES) and self._delays.ready_at(_CHANGES) <= now:
@@ -217,9 +279,23 @@ class KeyMachine(metaclass=Sealed):
         A time that has passed means that there is something to send now.
         """
         times = [self.lists.next_query_at(), self.sessions.next_claim_at(), *self._uploads.next_times()]
+        times += [due for user_id, due in self._unserved.items() if user_id in self.lists.tracked]
         if self.lists.next_changes() is not None and not self._exchange.is_under_way(_CHANGES):
             times.append(self._delays.ready_at(_CHANGES))
         return min((time for time in times if time is not None), default=None)
+
+    def next_wake_at(self) -> int | None:
+        """Return the time from which there is something to send, or keys to make; ``None`` if that depends on others.
+
+        If :attr:`needs_storing`, storing comes first.
+        """
+        times = (self.next_request_at(), self.supply.next_needed_at())
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def needs_storing(self) -> bool:
+        """Whether something waits to be uploaded until it is stored; see :meth:`mark_stored`."""
+        return self._uploads.needs_storing
 
     # ----------------------------------------------------------------------------------------------------------
     # What comes back
@@ -238,12 +314,13 @@ class KeyMachine(metaclass=Sealed):
         """
         return self._exchange.receive_response(request_id, response, check_now(now))
 
-    def receive_error(self, request_id: str, error: MatrixError | None, now: int) -> Received:
+    def receive_error(self, request_id: str, error: E2EKeysError | None, now: int) -> Received:
         """Note that a request failed. It will be sent again, later. The failure of what is not under way is ignored.
 
         Args:
             request_id: which request.
-            error: what the server answered, ``None`` if there was no answer that can be read.
+            error: the ``MatrixError`` that the server answered; the error that came out of reading the answer; ``None``
+                if there was no answer.
             now: the caller's time in milliseconds.
 
         Raises:
@@ -260,7 +337,7 @@ class KeyMachine(metaclass=Sealed):
         if error is not None and 400 <= error.status < 500 and error.status != _TOO_MANY_REQUESTS:
             self.lists.give_up_changes()  # the server does not know these tokens any more
         else:
-            self._delays.failed(_CHANGES, now, at_least_ms=wait(error) or 0)
+            self._delays.failed(_CHANGES, now, at_least_ms=granted(wait(error)))
         return Received()
 
     def _query_answered(
@@ -270,13 +347,30 @@ class KeyMachine(metaclass=Sealed):
         result = self.users.judge(query.request, response, own_device=own_device)
         news = self.lists.receive_result(query.query_id, result, now)
         changes = self.users.take(result, news)
+        set_up = self.signing.bootstrap
         confirmed, stale = self.signing.settle()
         self._revise_sessions(news)
         confirmation = self.signing.queue.confirm(result, own_device=self.device)
         bootstrap = self.signing.bootstrap
         if self.device.user_id in news and bootstrap is not None and bootstrap.state is BootstrapState.CONFIRM:
             confirmation = _both(bootstrap.confirm(result), confirmation)
-        return Received(changes=(*changes, *confirmed), query=result, confirmation=confirmation, stale_secrets=stale)
+        if confirmation is not None:
+            self._ask_again(confirmation, now)
+        return Received(
+            changes=(*changes, *confirmed),
+            query=result,
+            confirmation=confirmation,
+            stale_secrets=stale,
+            set_up_given_up=set_up is not None and bootstrap is None,
+        )
+
+    def _ask_again(self, confirmation: SignatureConfirmation, now: int) -> None:
+        """Look again later for what is not served, or not yet."""
+        for user_id in {it.user_id for it in confirmation.served}:
+            self._delays.succeeded(user_id)
+        for user_id in {it.signature.user_id for it in confirmation.missing}:
+            self._delays.failed(user_id, now)
+            self._unserved[user_id] = self._delays.ready_at(user_id)
 
     def _query_failed(self, query: OutgoingQuery, error: MatrixError | None, now: int) -> Received:
         self.lists.receive_failure(query.query_id, now, retry_after_ms=wait(error))
@@ -343,6 +437,8 @@ class KeyMachine(metaclass=Sealed):
             "sessions": self.sessions.to_json(),
             "signatures": self.signing.queue.to_json(),
             "bootstrap": None if bootstrap is None else bootstrap.to_json(),
+            "resets": self.signing.resets,
+            "set_ups": self.signing.set_ups,
         }
 
     def mark_stored(self, state: JsonObject) -> None:
@@ -403,6 +499,8 @@ class KeyMachine(metaclass=Sealed):
         if kept is not None:
             with stored.reading("bootstrap"):
                 signing.bootstrap = CrossSigningBootstrap.from_json(kept)
+        signing.resets = stored.member("resets", bool)
+        signing.set_ups = stored.member("set_ups", int)
         _check_same_owner(device, lists, signing)
         is_uploaded = stored.member("is_uploaded", bool)
         machine = _assembled(lists, supply, sessions, signing)

@@ -58,7 +58,6 @@ class OwnUploads:
     revision: int = field(default=1, init=False)
     _stored: int = field(default=0, init=False)
     _device_revision: int = field(default=1, init=False)
-    _bootstrap_revision: int = field(default=0, init=False)
     _asked_for: int = field(default=0, init=False)
 
     @property
@@ -79,7 +78,11 @@ class OwnUploads:
         """See :meth:`KeyMachine.start_bootstrap`."""
         self.signing.start_bootstrap(secrets, reset=reset)
         self.revision += 1
-        self._bootstrap_revision = self.revision
+
+    @property
+    def needs_storing(self) -> bool:
+        """Whether something waits for being stored."""
+        return self._stored < self.revision or self.supply.needs_storing
 
     def restore(self, revision: int, *, is_uploaded: bool) -> None:
         """Go on where a stored state stopped."""
@@ -95,7 +98,7 @@ class OwnUploads:
         with stored.reading("supply"):
             self.supply.mark_stored(of_supply)
         self._stored = max(self._stored, revision)
-        if self.signing.bootstrap is not None and revision >= self._bootstrap_revision:
+        if self.signing.bootstrap is not None and stored.member("set_ups", int) == self.signing.set_ups:
             self.signing.bootstrap.mark_stored()
 
     def upload_device(self, device_keys: DeviceKeys | None = None) -> None:
@@ -227,7 +230,10 @@ class OwnUploads:
     def _bootstrap_failed(
         self, bootstrap: CrossSigningBootstrap, step: BootstrapStep, error: MatrixError | None, now: int
     ) -> Received:
-        return Received(authentication=bootstrap.receive_error(step.step_id, error, now))
+        authentication = bootstrap.receive_error(step.step_id, error, now)
+        if authentication is not None and not self.signing.resets:
+            self.lists.mark_outdated([self.device.user_id])  # the server may ask since there is an identity by now
+        return Received(authentication=authentication)
 
     def _signatures_answered(
         self, signatures: OutgoingSignatures, response: SignaturesUploadResponse, _now: int

@@ -23,6 +23,7 @@ from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest,
 from matrix_e2e_keys.endpoints.client_server.keys_upload import KeysUploadRequest, KeysUploadResponse
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest, SignaturesUploadResponse
 from matrix_e2e_keys.endpoints.user_interactive import UserInteractiveAuth
+from matrix_e2e_keys.errors import E2EKeysError
 from matrix_e2e_keys.models.cross_signing import Usage
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
 
@@ -78,7 +79,10 @@ class Received:
         confirmation: which of the signatures that were uploaded the server serves. What is missing may be there in the
             next answer.
         authentication: what the server wants to have proved; answer with :meth:`OwnSigning.authenticate`.
-        stale_secrets: the private keys that were dropped: somebody has replaced one's own identity.
+        stale_secrets: the private keys at hand that are not those of one's own identity as it is served: somebody has
+            replaced it. If the user confirms that, delete their seeds.
+        set_up_given_up: whether a set-up was given up, since the server shows another identity of one's own by now.
+        error: why the request failed, if it did. Together with ``authentication``, what was wrong with the last proof.
     """
 
     changes: tuple[KeyChange, ...] = ()
@@ -90,3 +94,5 @@ class Received:
     confirmation: SignatureConfirmation | None = None
     authentication: UserInteractiveAuth | None = None
     stale_secrets: tuple[Usage, ...] = ()
+    set_up_given_up: bool = False
+    error: E2EKeysError | None = None

@@ -23,7 +23,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import BackOff, check_now
+from matrix_e2e_keys.client.back_off import AFTER_THE_OTHERS_MS, BackOff, check_now, granted
 from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer
 from matrix_e2e_keys.client.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
@@ -86,6 +86,7 @@ class DeviceListTracker:
     _gap_found: int = field(default=0, init=False)
     _servers: BackOff = field(factory=BackOff, init=False, repr=False)
     _unanswered: BackOff = field(factory=BackOff, init=False, repr=False)
+    _batch: int = field(default=_MAX_USERS, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         with raised_as(LocalProtocolError, "own_user_id"):
@@ -105,7 +106,8 @@ class DeviceListTracker:
     def outdated(self) -> frozenset[str]:
         """The tracked users whose devices may have changed since they were asked for.
 
-        Do not encrypt for them before they are asked for again, unless they cannot be asked.
+        Do not encrypt for them before they are asked for again, unless they cannot be asked. While :meth:`next_changes`
+        has something to ask, anybody may be outdated.
         """
         return frozenset(user_id for user_id, user in self._users.items() if user.is_outdated)
 
@@ -117,7 +119,8 @@ class DeviceListTracker:
         """
         for user_id in check_user_ids(user_ids):
             if user_id not in self._users:
-                self._users[user_id] = _User(changed=self._now())
+                # What was asked before says nothing: who knows what has changed in between.
+                self._users[user_id] = _User(changed=self._now(), answered=self._moment - 1)
 
     def untrack(self, user_ids: Iterable[str]) -> None:
         """Stop tracking users, because one shares no encrypted room with them any more. One's own user stays.
@@ -250,7 +253,7 @@ class DeviceListTracker:
             raise LocalProtocolError(Reason.INVALID_VALUE, "max_users must be a positive integer", path="/max_users")
         now = check_now(now)
         ready = [user_id for user_id, due in self._due() if due <= now]
-        return self._send(ready[:max_users]) if ready else None
+        return self._send(ready[: min(max_users, self._batch)]) if ready else None
 
     def query_now(self, user_ids: Iterable[str]) -> OutgoingQuery:
         """Return a query about tracked users, whether they are outdated, in flight, delayed or none of that.
@@ -294,6 +297,7 @@ class DeviceListTracker:
         asked = self._in_flight.pop(_checked_id(query_id), frozenset())
         if asked:
             self._servers.succeeded(_ALL_SERVERS)
+            self._batch = min(_MAX_USERS, 2 * max(self._batch, len(asked)))
         failed = {user_id for user_id in asked if result.users.get(user_id) is UserAnswer.SERVER_FAILED}
         for server in {_server_of(user_id) for user_id in failed}:
             self._servers.failed(server, now)
@@ -324,8 +328,16 @@ class DeviceListTracker:
         if type(retry_after_ms) not in (int, type(None)):
             raise LocalProtocolError(Reason.WRONG_TYPE, "a delay is an integer", path="/retry_after_ms")
         now = check_now(now)
-        if self._in_flight.pop(_checked_id(query_id), None) is not None:
-            self._servers.failed(_ALL_SERVERS, now, at_least_ms=retry_after_ms or 0)
+        asked = self._in_flight.pop(_checked_id(query_id), None)
+        if asked is None:
+            return
+        self._servers.failed(_ALL_SERVERS, now, at_least_ms=granted(retry_after_ms))
+        if retry_after_ms is None:
+            # It may be one of them that the server cannot digest: that must not cost the others anything for good.
+            self._batch = max(1, len(asked) // 2)
+            if len(asked) == 1 < len(self.outdated):
+                after_all = self._servers.ready_at(_ALL_SERVERS) - now + AFTER_THE_OTHERS_MS
+                self._unanswered.failed(next(iter(asked)), now, at_least_ms=after_all)
 
     def _due(self) -> Iterator[tuple[str, int]]:
         """Yield the users to ask about, and from when on."""

@@ -116,7 +116,11 @@ class KnownUsers:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a QueryResult is needed", path="/result")
         news = frozenset(check_user_ids(user_ids))
         own = self.own
-        self._users.update({user_id: user for user_id, user in result.known.items() if user_id in news})
+        for user_id, user in result.known.items():
+            if user_id in news:
+                before = self._users.get(user_id)
+                # What the user decided meanwhile stays decided.
+                self._users[user_id] = user if before is None else evolve(user, local_trust=before.local_trust)
         changes = [change for change in result.changes if change.user_id in news]
         if self.own_user_id in result.users and self.own_user_id not in news:
             # Everybody in the answer was judged by one's own identity as the answer shows it, which is no news.
@@ -171,6 +175,7 @@ class KnownUsers:
             identity=identity,
             has_no_identity=False,
             vouched_for=True,
+            is_altered=False,
             collision=None,
         )
         before = self._users.get(self.own_user_id) or KnownUser(user_id=self.own_user_id)
@@ -293,4 +298,5 @@ class KnownUsers:
                     detail = f"{user!r} stands under the name of another user"
                     raise LocalProtocolError(Reason.USER_ID_MISMATCH, detail)
             restored._users[user_id] = user
+        restored._review(restored.own)  # who is verified follows from signatures, here as well
         return restored

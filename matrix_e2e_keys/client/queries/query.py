@@ -29,7 +29,7 @@ from matrix_e2e_keys.client.queries.query_check import KEY_MAP_PATHS, QueryCheck
 from matrix_e2e_keys.client.users.changes import (
     KeyChange,
     Seen,
-    keep_own_signatures,
+    as_known,
     learn,
     own_device_changes,
     vouched_for,
@@ -160,13 +160,9 @@ def check_query(
     verified = vouched_for(check.identities.values(), own_now, verifier)
     memory = _Memory()
     if known is not None:
-        if own_now is not None:
-            doubtful = {user_id: it for user_id, it in check.identities.items() if user_id not in verified}
-            kept = keep_own_signatures(known, doubtful, own_now, verifier)
-            verified |= frozenset(kept)
-            memory.identities = {**check.identities, **kept}
-        else:
-            memory.identities = check.identities
+        memory.identities = as_known(known, check.identities, own_user_id, verified)
+        kept = {name: it for name, it in memory.identities.items() if it is not check.identities[name]}
+        verified = verified.difference(kept) | vouched_for(kept.values(), own_now, verifier)
         memory.learn(check, answers, verified)
     return QueryResult(
         devices=Partition(
@@ -257,6 +253,8 @@ class _Memory:
             and not any(rejection.path in KEY_MAP_PATHS for rejection in response.malformed)
             and user_id.partition(":")[2] not in response.failures,
             vouched_for=user_id in verified,
+            is_altered=user_id in self.identities
+            and self.identities[user_id].master_key != check.identities[user_id].master_key,
             collision=check.blocked.get(user_id),
         )
 

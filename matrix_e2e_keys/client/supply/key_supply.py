@@ -218,6 +218,11 @@ class KeySupply:
         """Rises whenever keys are added. :meth:`to_json` contains it."""
         return self._revision
 
+    @property
+    def needs_storing(self) -> bool:
+        """Whether there are keys that are not known to be stored, and so are not uploaded."""
+        return self._stored < self._revision
+
     def mark_stored(self, revision: int) -> None:
         """Note that a state with this revision is stored, and the Olm account with it: its keys may be uploaded.
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff
+from matrix_e2e_keys.client.back_off import BackOff, granted
 from matrix_e2e_keys.client.supply.fallback_keys import FallbackKey
 from matrix_e2e_keys.client.supply.key_counts import longer
 from matrix_e2e_keys.client.supply.values import OutgoingUpload
@@ -97,7 +97,7 @@ class Uploads:
         if error is not None and (error.status == _TOO_LARGE or error.errcode == "M_TOO_LARGE"):
             self.batch = max(1, len(flight.names) // 2)
         retry_after_ms = None if error is None else error.retry_after_ms
-        self._delays.failed(_SERVER, now, at_least_ms=retry_after_ms or 0)
+        self._delays.failed(_SERVER, now, at_least_ms=granted(retry_after_ms))
 
     def conflicted(self, now: int) -> None:
         """Note that one was refused for the sake of a one-time key."""

@@ -22,6 +22,7 @@ from typing import Final, Self
 from attrs import define, field, frozen
 
 from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust
+from matrix_e2e_keys.client.users.identity import IdentityState
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust, check_known_users
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError, quoted
 from matrix_e2e_keys.frozen_maps import FrozenMap
@@ -61,7 +62,7 @@ class ProblemKind(enum.StrEnum):
     IDENTITY_CHANGED = "identity-changed"
     """The user's identity is not the one that was pinned or verified. The user has to be told, and to decide."""
     DEVICES_NOT_CROSS_SIGNED = "devices-not-cross-signed"
-    """The user is verified, and has devices that the identity did not sign."""
+    """The user is verified, or was with the same identity, and has devices that the identity did not sign."""
     IDENTIFIER_COLLISION = "identifier-collision"
     """A device id of the user is also one of the user's cross-signing keys."""
     OWN_DEVICE_NOT_CROSS_SIGNED = "own-device-not-cross-signed"
@@ -256,7 +257,7 @@ class _Selection:
                 device_ids=frozenset([user.collision]),
                 stops=stops,
             )
-        if user.pin.is_verified:
+        if user.pin.state in _WAS_VERIFIED:
             unsigned = [
                 device_id
                 for device_id, device in user.devices.items()
@@ -273,4 +274,5 @@ class _Selection:
                 )
 
 
+_WAS_VERIFIED: Final = frozenset({IdentityState.VERIFIED, IdentityState.VERIFICATION_LOST})
 _BY_ITS_OWNER: Final = frozenset({DeviceTrust.CROSS_SIGNED, DeviceTrust.VERIFIED})

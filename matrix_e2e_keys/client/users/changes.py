@@ -34,13 +34,16 @@ __all__ = [
     "ChangeKind",
     "KeyChange",
     "Seen",
-    "keep_own_signatures",
+    "as_known",
     "learn",
     "own_device_changes",
     "review_identities",
     "vouched_for",
     "with_user_signing_key",
 ]
+
+
+_MAX_REMOVED: Final = 1000
 
 
 class ChangeKind(enum.StrEnum):
@@ -64,6 +67,8 @@ class ChangeKind(enum.StrEnum):
     """A known device is not signed by its owner's identity any more."""
     IDENTITY_ADDED = "identity-added"
     MASTER_KEY_CHANGED = "master-key-changed"
+    MASTER_KEY_ALTERED = "master-key-altered"
+    """The master key is the same, and is served with other members around it. What is known of it stays."""
     SELF_SIGNING_KEY_CHANGED = "self-signing-key-changed"
     """The master key is the same, and vouches for a new self-signing key."""
     USER_SIGNING_KEY_CHANGED = "user-signing-key-changed"
@@ -120,6 +125,7 @@ class Seen:
         identity: the identity that was accepted.
         has_no_identity: whether no cross-signing key of the user stands in the answer, not even a refused one.
         vouched_for: whether one's own identity vouches for ``identity``.
+        is_altered: whether the known master key is served with other members around it.
         collision: the device id that is also a cross-signing key.
     """
 
@@ -131,6 +137,7 @@ class Seen:
     identity: UserIdentity | None
     has_no_identity: bool
     vouched_for: bool
+    is_altered: bool
     collision: str | None
 
     def could_hold(self, device_id: str) -> bool:
@@ -164,19 +171,21 @@ def learn(before: KnownUser, seen: Seen, verifier: Verifier) -> tuple[KnownUser,
     collision = seen.collision
     if collision is None and before.collision is not None and not seen.could_hold(before.collision):
         collision = before.collision
+    removed = {name: key for name, key in before.removed_devices.items() if name not in new}
+    removed |= {name: device.ed25519_key for name, device in gone.items()}
     after = KnownUser(
         user_id=before.user_id,
         devices={**kept, **new},
-        removed_devices={
-            **{name: key for name, key in before.removed_devices.items() if name not in new},
-            **{name: device.ed25519_key for name, device in gone.items()},
-        },
+        removed_devices=dict(list(removed.items())[-_MAX_REMOVED:]),
         identity=identity,
         pin=pin,
         local_trust=before.local_trust,
+        has_refused_identity=(
+            seen.identity is None and not seen.has_no_identity if seen.is_answered else before.has_refused_identity
+        ),
         collision=collision,
     )
-    return after, [*_identity_changes(before, after), *_device_changes(before, after, seen)]
+    return after, [*_identity_changes(before, after, seen), *_device_changes(before, after, seen)]
 
 
 def with_user_signing_key(seen: UserIdentity, before: UserIdentity | None) -> UserIdentity:
@@ -208,7 +217,7 @@ def own_device_changes(own_device: DeviceKeys, seen: Seen, altered: VerifiedDevi
     yield KeyChange(kind=kind, user_id=own_device.user_id, device_id=device_id, detail=detail, after=served or altered)
 
 
-def _identity_changes(before: KnownUser, after: KnownUser) -> Iterator[KeyChange]:
+def _identity_changes(before: KnownUser, after: KnownUser, seen: Seen) -> Iterator[KeyChange]:
     old, new, whose = before.identity, after.identity, quoted(after.user_id)
     kinds: list[tuple[ChangeKind, str]] = []
     if new is not None and old is None:
@@ -223,6 +232,8 @@ def _identity_changes(before: KnownUser, after: KnownUser) -> Iterator[KeyChange
                 kinds.append((ChangeKind.USER_SIGNING_KEY_CHANGED, f"{whose} has another user-signing key"))
         if before.pin.is_vanished and not after.pin.is_vanished:
             kinds.append((ChangeKind.IDENTITY_REAPPEARED, f"the identity of {whose} is served again"))
+    if seen.is_altered:
+        kinds.append((ChangeKind.MASTER_KEY_ALTERED, f"the master key of {whose} is served in another form"))
     if after.pin.is_vanished and not before.pin.is_vanished:
         kinds.append((ChangeKind.IDENTITY_VANISHED, f"the identity of {whose} is not served any more"))
     for kind, detail in kinds:
@@ -305,27 +316,44 @@ def _device_kinds(
             yield ChangeKind.CROSS_SIGNED if new.is_cross_signed else ChangeKind.CROSS_SIGNATURE_LOST
 
 
-def keep_own_signatures(
-    known: Mapping[str, KnownUser], seen: Mapping[str, UserIdentity], own: OwnIdentity, verifier: Verifier
+def as_known(
+    known: Mapping[str, KnownUser], seen: Mapping[str, UserIdentity], own_user_id: str | None, good: AbstractSet[str]
 ) -> dict[str, UserIdentity]:
-    """Internal: return identities of ``seen`` with a good signature of ``own`` that is known and not served.
+    """Internal: return identities of ``seen`` with what is known of their master keys and was not served.
 
-    None of ``seen`` carries a good one itself.
+    A server can leave out signatures, and put other members around a master key: nobody need have signed them. Neither
+    undoes what is known of the same key.
+
+    Args:
+        known: what is known of users.
+        seen: the identities of an answer.
+        own_user_id: oneself, whose signatures are kept.
+        good: whose identities carry a good signature of one's own as they are served.
     """
-    key = own.identity.user_signing_key
-    merged: dict[str, UserIdentity] = {}
-    for user_id, identity in seen.items() if key is not None else ():
+    kept: dict[str, UserIdentity] = {}
+    for user_id, identity in seen.items():
+        kept[user_id] = identity
         before = known[user_id].identity if user_id in known else None
-        if key is None or before is None or before.master_key != identity.master_key:
+        if before is None or before.master_public_key != identity.master_public_key:
             continue
-        text = before.master_key.signed.signatures.get(own.user_id, {}).get(key.key_name)
-        if text is not None:
-            with contextlib.suppress(RemoteProtocolError):
-                signature = Ed25519Signature.from_base64(text)
-                signed = identity.master_key.signed.with_signature(own.user_id, key.key_id, signature)
-                merged[user_id] = identity.with_master_signatures(signed)
-    good = own.verified_users(list(merged.values()), verifier=verifier)
-    return {user_id: identity for user_id, identity in merged.items() if user_id in good}
+        if before.master_key != identity.master_key:
+            kept[user_id] = identity.with_master_key_of(before)
+        elif user_id not in good and own_user_id is not None:
+            kept[user_id] = _with_signatures(identity, before, own_user_id)
+    return kept
+
+
+def _with_signatures(identity: UserIdentity, before: UserIdentity, own_user_id: str) -> UserIdentity:
+    """Return an identity whose master key carries the signatures of one's own that are known."""
+    signed = identity.master_key.signed
+    for key_id, text in before.master_key.signed.signatures.get(own_user_id, {}).items():
+        with contextlib.suppress(RemoteProtocolError, LocalProtocolError):  # nonsense is not kept
+            signed = signed.with_signature(own_user_id, key_id, Ed25519Signature.from_base64(text))
+    return (
+        identity
+        if signed.signatures == identity.master_key.signed.signatures
+        else identity.with_master_signatures(signed)
+    )
 
 
 def vouched_for(identities: Iterable[UserIdentity], own: OwnIdentity | None, verifier: Verifier) -> frozenset[str]:

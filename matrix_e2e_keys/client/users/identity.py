@@ -118,17 +118,24 @@ class IdentityPin:
         pinned: the master key that was seen first, or accepted or verified since.
         current: the master key that was seen last.
         is_vanished: whether the last answer about the user held no identity, though there had been one.
+        retired: master keys that were pinned before. Whoever has stolen one has its signatures, too: they do not count
+            any more, until the user accepts or verifies the key again.
     """
 
     state: IdentityState = IdentityState.UNKNOWN
     pinned: Ed25519PublicKey | None = None
     current: Ed25519PublicKey | None = None
     is_vanished: bool = False
+    retired: frozenset[Ed25519PublicKey] = frozenset()
 
     def __attrs_post_init__(self) -> None:
         keys = (self.pinned, self.current)
         if type(self.state) is not IdentityState or type(self.is_vanished) is not bool:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a pin has an IdentityState")
+        if type(self.retired) is not frozenset or any(type(key) is not Ed25519PublicKey for key in self.retired):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "master keys are Ed25519PublicKeys", path="/retired")
+        if type(self.pinned) is Ed25519PublicKey and self.pinned in self.retired:
+            raise LocalProtocolError(Reason.INVALID_VALUE, "the pinned key is not retired", path="/retired")
         if self.state is IdentityState.UNKNOWN:
             fits = keys == (None, None) and not self.is_vanished
         else:
@@ -164,7 +171,8 @@ class IdentityPin:
         if master_key == self.pinned:
             event = IdentityEvent.SAME_VERIFIED if vouched_for else IdentityEvent.SAME
         else:
-            event = IdentityEvent.OTHER_VERIFIED if vouched_for else IdentityEvent.OTHER
+            is_good = vouched_for and master_key not in self.retired
+            event = IdentityEvent.OTHER_VERIFIED if is_good else IdentityEvent.OTHER
         return self._after(event, master_key)
 
     def accept(self, master_key: Ed25519PublicKey, *, vouched_for: bool = False) -> IdentityPin:
@@ -200,7 +208,8 @@ class IdentityPin:
     def _after(self, event: IdentityEvent, master_key: Ed25519PublicKey) -> IdentityPin:
         state = TRANSITIONS[self.state, event]
         pinned = self.pinned if state in _VIOLATIONS else master_key
-        return IdentityPin(state=state, pinned=pinned, current=master_key)
+        retired = self.retired if self.pinned is None else self.retired | {self.pinned}
+        return IdentityPin(state=state, pinned=pinned, current=master_key, retired=retired - {pinned})
 
     def to_json(self) -> JsonObject:
         """Return the pin as JSON."""
@@ -209,6 +218,7 @@ class IdentityPin:
             "pinned": None if self.pinned is None else self.pinned.to_base64(),
             "current": None if self.current is None else self.current.to_base64(),
             "is_vanished": self.is_vanished,
+            "retired": [*sorted(key.to_base64() for key in self.retired)],
         }
 
     @classmethod
@@ -233,8 +243,18 @@ class IdentityPin:
             with stored.reading(name):
                 keys.append(None if text is None else Ed25519PublicKey.from_base64(text))
         is_vanished = stored.member("is_vanished", bool)
+        retired: set[Ed25519PublicKey] = set()
+        for place, text in enumerate(stored.values("retired", str)):
+            with stored.reading("retired", str(place)):
+                retired.add(Ed25519PublicKey.from_base64(text))
         with stored.reading():
-            return cls(state=IdentityState(state), pinned=keys[0], current=keys[1], is_vanished=is_vanished)
+            return cls(
+                state=IdentityState(state),
+                pinned=keys[0],
+                current=keys[1],
+                is_vanished=is_vanished,
+                retired=frozenset(retired),
+            )
 
 
 def _check(master_key: object, vouched_for: object) -> None:

@@ -24,7 +24,7 @@ from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_poi
 from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.identifiers import parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject
-from matrix_e2e_keys.keys import Ed25519PublicKey
+from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
 from matrix_e2e_keys.models.user_identity import UserIdentity
@@ -59,6 +59,7 @@ class KnownUser:
         identity: the identity that was seen last.
         pin: what one makes of that identity.
         local_trust: what the user decided about single devices, by their signing key; see :meth:`trust_of`.
+        has_refused_identity: whether the last answer held cross-signing keys of the user that were refused.
         collision: a device id that is also one of the user's cross-signing keys. Nobody must verify this user.
     """
 
@@ -68,6 +69,7 @@ class KnownUser:
     identity: UserIdentity | None = None
     pin: IdentityPin = field(factory=IdentityPin)
     local_trust: Mapping[Ed25519PublicKey, LocalTrust] = field(factory=dict)
+    has_refused_identity: bool = False
     collision: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -78,6 +80,8 @@ class KnownUser:
             raise LocalProtocolError(Reason.WRONG_TYPE, "the identity must be one of this user", path="/identity")
         if type(self.pin) is not IdentityPin or self.pin.current != (identity and identity.master_public_key):
             raise LocalProtocolError(Reason.INVALID_VALUE, "the pin is not that of this identity", path="/pin")
+        if type(self.has_refused_identity) is not bool:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "an identity is refused or not", path="/has_refused_identity")
         if self.collision is not None and type(self.collision) is not str:
             raise LocalProtocolError(Reason.WRONG_TYPE, "a device id must be a string", path="/collision")
         signer = None if identity is None else identity.self_signing_public_key
@@ -110,6 +114,14 @@ class KnownUser:
         _check_device_id(device_id)
         device = self.devices.get(device_id)
         return LocalTrust.UNSET if device is None else self.local_trust.get(device.ed25519_key, LocalTrust.UNSET)
+
+    def device_with(self, curve25519_key: Curve25519PublicKey) -> VerifiedDevice | None:
+        """Return the device whose Olm identity key this is; ``None`` if there is none, or more than one.
+
+        A key that two devices claim names neither: one of them has it from the other.
+        """
+        found = [device for device in self.devices.values() if device.curve25519_key == curve25519_key]
+        return found[0] if len(found) == 1 else None
 
     def with_trust(self, ed25519_key: Ed25519PublicKey, trust: LocalTrust) -> KnownUser:
         """Return the user with a decision about the device that has this signing key, now or later.
@@ -151,6 +163,7 @@ class KnownUser:
             "identity": None if self.identity is None else _identity_to_json(self.identity),
             "pin": self.pin.to_json(),
             "local_trust": {key.to_base64(): str(trust) for key, trust in self.local_trust.items()},
+            "has_refused_identity": self.has_refused_identity,
             "collision": self.collision,
         }
 
@@ -180,6 +193,7 @@ class KnownUser:
             with stored.reading("local_trust", text):
                 local_trust[Ed25519PublicKey.from_base64(text)] = _local_trust(trust)
         pin = IdentityPin.restore(stored.object("pin"))
+        has_refused_identity = stored.member("has_refused_identity", bool)
         collision = stored.member("collision", str, type(None))
         with stored.reading():
             return cls(
@@ -189,6 +203,7 @@ class KnownUser:
                 identity=identity,
                 pin=pin,
                 local_trust=local_trust,
+                has_refused_identity=has_refused_identity,
                 collision=collision,
             )
 

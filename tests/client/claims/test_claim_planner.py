@@ -258,7 +258,7 @@ class TestOneKeyAtATime:
         made = planner(X, Y)
         first, second = claim_of(made, max_devices=1), claim_of(made, max_devices=1)
         made.receive_result(first.claim_id, judged(first), 0)
-        made.receive_failure(second.claim_id, 0)
+        made.receive_failure(second.claim_id, 0, retry_after_ms=1)
         made.receive_result(first.claim_id, judged(first), 0)
         assert made.next_claim_at() == 15_000
 
@@ -457,13 +457,35 @@ class TestDelays:
     def test_an_answer_ends_the_delay_of_everybody(self) -> None:
         made = planner(X, CAROL)
         first, second = claim_of(made, max_devices=1), claim_of(made, max_devices=1)
-        made.receive_failure(first.claim_id, 0)
+        made.receive_failure(first.claim_id, 0, retry_after_ms=1)
         assert made.next_claim(1) is None
         made.receive_result(second.claim_id, judged(second, without=[CAROL]), 1)
         third = claim_of(made, 1)
         assert asked(third) == {X}
-        made.receive_failure(third.claim_id, 1)
+        made.receive_failure(third.claim_id, 1, retry_after_ms=1)
         assert made.next_claim_at() == 15_001
+
+    def test_a_device_that_the_server_cannot_digest_costs_the_others_a_while(self) -> None:
+        """Half as many are asked for after each failure, and one that fails alone waits by itself."""
+        made = ClaimPlanner()
+        made.want(SampleUser(f"@u{number}:x.example").device("D", cross_signed=False).verify() for number in range(8))
+        now, poisoned = 0, "@u3:x.example"
+        for _ in range(30):
+            now = max(now, made.next_claim_at() or now)
+            while (claim := made.next_claim(now)) is not None:
+                if poisoned in claim.request.asked:
+                    made.receive_failure(claim.claim_id, now)
+                else:
+                    body = {
+                        user_id: {"D": {"signed_curve25519:A": SampleUser(user_id).one_time_key("D", "A").to_json()}}
+                        for user_id in claim.request.asked
+                    }
+                    answer = KeysClaimResponse.from_json({"one_time_keys": body})
+                    result = check_claim(claim.request, answer, devices=claim.devices)
+                    for of in made.receive_result(claim.claim_id, result, now).values():
+                        for key in of.values():
+                            made.session_opened(key.device)
+        assert {user_id for user_id, _ in made.wanted} == {poisoned}
 
     def test_a_failed_claim_counts_once(self) -> None:
         made = planner(X)

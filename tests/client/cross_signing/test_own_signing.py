@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import ANY
 
 import pytest
@@ -101,6 +101,7 @@ def ready(*roles: str) -> OwnSigning:
     made = asked(ME)
     made.users.confirm_own_identity(ME.master_public_key)
     made.use_secrets(secrets_of(ME, *roles))
+    made.queue.withdraw_unless_by(())  # this device has been signed
     return made
 
 
@@ -294,10 +295,26 @@ class TestPrivateKeys:
         made.use_secrets(secrets_of(ME))
         told(made, body((ME_AGAIN, [PHONE])))
         assert made.settle() == ((), ROLES)
-        assert made.secrets is not None
-        assert made.secrets.export_seeds() == {}
-        assert (made.own_signature, made.users.own) == (None, None)
+        assert (made.secrets, made.own_signature, made.users.own) == (None, None, None)
         assert made.settle() == ((), ())
+
+    def test_an_identity_that_the_server_makes_up_costs_nothing(self) -> None:
+        """Attack 33: what was confirmed is kept, and its private keys and signatures on their way with it."""
+        made = ready()
+        made.verify_user(BOB.user_id, BOB.master_public_key)
+        waiting = made.queue.waiting
+        told(made, body((ME_AGAIN, [PHONE]), (BOB, [BOBS])))
+        assert made.settle() == ((), ROLES)
+        assert made.own_signature is None
+        assert made.use_secrets(secrets_of(ME)) == (), "as after a restart"
+        with pytest.raises(LocalProtocolError):
+            made.verify_device("PHONE", PHONE_KEY)
+        told(made, body((ME, [PHONE]), (BOB, [BOBS])))
+        assert made.settle() == ((), ())
+        assert made.secrets is not None
+        assert made.secrets.is_complete
+        assert made.queue.waiting >= waiting
+        assert bobs_state(made) == "verified", "though the server never had the signature"
 
     def test_without_the_master_key_nothing_is_confirmed(self) -> None:
         """Attack 32: the other two are vouched for by a master key that nobody knows."""
@@ -381,10 +398,12 @@ class TestPrivateKeys:
         """Attack 24: neither in what is printed, nor in what is stored, nor in what is refused."""
         made = asked()
         made.start_bootstrap(secrets_of(ME))
-        made.users.install_own_identity(identity_of(ME))
-        made.verify_user(BOB.user_id, BOB.master_public_key)
         bootstrap = made.bootstrap
         assert bootstrap is not None
+        bootstrap.mark_stored()
+        bootstrap.receive_response(step_of(bootstrap), DeviceSigningUploadResponse(), 0)
+        made.users.install_own_identity(identity_of(ME))
+        made.verify_user(BOB.user_id, BOB.master_public_key)
         stored = json.dumps([made.users.to_json(), made.queue.to_json(), bootstrap.to_json()])
         error = refused(made, lambda: made.use_secrets(secrets_of(ME_AGAIN)), VerificationError)
         device_seed = ME.device_signer("PHONE").secret_key
@@ -409,6 +428,7 @@ class TestWhileItIsSetUp:
             users=KnownUsers.from_json(made.users.to_json()),
             queue=SignatureQueue.from_json(made.queue.to_json()),
         )
+        again.resets = made.resets
         again.bootstrap = CrossSigningBootstrap.from_json(json.loads(json.dumps(made.bootstrap.to_json())))
         assert (again.is_setting_up, again.secrets, again.own_signature) == (True, None, None)
         return again
@@ -446,7 +466,7 @@ class TestWhileItIsSetUp:
             lambda: made.verify_user(BOB.user_id, BOB.master_public_key),
             lambda: made.verify_device("LAPTOP", LAPTOP_KEY),
         ):
-            assert refused(made, call).reason is Reason.MISSING_PRIVATE_KEY
+            assert refused(made, call).reason is Reason.WRONG_STATE
 
 
 class TestDevices:
@@ -455,7 +475,7 @@ class TestDevices:
         made.verify_device("LAPTOP", LAPTOP_KEY)
         assert who_signed(made) == {(ME.user_id, "LAPTOP"): [(ME.user_id, key_id(ME, "self_signing"))]}
         assert DeviceKeys.from_json(uploads(made)[ME.user_id]["LAPTOP"]) == LAPTOP
-        assert made.users.users[ME.user_id].cross_signed_devices == {"LAPTOP"}
+        assert made.users.users[ME.user_id].cross_signed_devices == {"LAPTOP", "PHONE"}
 
     def test_this_device(self) -> None:
         made = ready()
@@ -816,6 +836,9 @@ class TestGivingUp:
         assert len(made.queue.waiting) == 3
         told(made, body((ME_AGAIN, [PHONE, LAPTOP])))
         made.settle()
+        assert len(made.queue.waiting) == 3
+        made.users.confirm_own_identity(ME_AGAIN.master_public_key)
+        made.settle()
         assert {name for _, name in made.queue.waiting} == {ME.master_public_key.to_base64()}  # by this device
 
     def test_a_user_signing_key_that_is_left_out_makes_nothing_stale(self) -> None:
@@ -837,3 +860,80 @@ def test_roles_are_several(roles: Any) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         secrets_of(ME).without(roles)
     assert caught.value.path == "/roles"
+
+
+class TestThisDevice:
+    """A device whose owner's private key is at hand is signed, whenever that comes."""
+
+    SIGNED: ClassVar = {(ME.user_id, "PHONE"): [(ME.user_id, key_id(ME, "self_signing"))]}
+
+    def test_once_the_private_keys_are_at_hand(self) -> None:
+        made = asked(ME)
+        made.use_secrets(secrets_of(ME))
+        assert who_signed(made) == self.SIGNED
+        made.use_secrets(secrets_of(ME))
+        made.settle()
+        assert who_signed(made) == self.SIGNED
+
+    def test_once_the_identity_is_confirmed(self) -> None:
+        made = asked(ME)
+        made.use_secrets(secrets_of(ME, "self_signing"))
+        made.settle()
+        assert who_signed(made) == {}
+        made.users.confirm_own_identity(ME.master_public_key)
+        made.settle()
+        assert who_signed(made) == self.SIGNED
+
+    @pytest.mark.parametrize(
+        "served", [[], [ME.device("PHONE")], [ME.device("PHONE", extra={"x": 1}, cross_signed=False)]]
+    )
+    def test_only_if_that_is_what_is_missing(self, served: list[DeviceKeys]) -> None:
+        made = fresh()
+        told(made, body((ME, served)))
+        made.use_secrets(secrets_of(ME))
+        assert who_signed(made) == {}
+
+    def test_not_twice_while_it_is_on_its_way(self) -> None:
+        made = asked(ME)
+        made.use_secrets(secrets_of(ME))
+        outgoing = made.queue.next_upload(0)
+        assert outgoing is not None
+        made.queue.receive_response(outgoing.upload_id, SignaturesUploadResponse())
+        told(made, body((ME, [PHONE])))  # not served yet
+        made.settle()
+        assert (made.queue.waiting, len(made.queue.unconfirmed)) == (frozenset(), 1)
+
+
+class TestAnotherIdentityMeanwhile:
+    def test_a_set_up_that_may_not_replace_it_is_given_up(self) -> None:
+        """Two devices begin at once: the one that is later must not replace what the other has made."""
+        made = asked()
+        made.start_bootstrap(secrets_of(ME))
+        told(made, body((ME_AGAIN, [PHONE])))
+        made.settle()
+        assert (made.bootstrap, made.secrets) == (None, None)
+
+    def test_its_own_keys_are_no_other_identity(self) -> None:
+        made = asked()
+        made.start_bootstrap(secrets_of(ME))
+        told(made, body((ME, [PHONE])))
+        made.settle()
+        assert made.is_setting_up
+
+    def test_one_that_is_refused_may_be_there(self) -> None:
+        made = fresh()
+        obj = body((ME, [PHONE]))
+        obj["self_signing_keys"][ME.user_id]["signatures"] = {}
+        told(made, obj)
+        assert refused(made, lambda: made.start_bootstrap(secrets_of(ME_AGAIN))).reason is Reason.WRONG_STATE
+        told(made, {"device_keys": {ME.user_id: {}}})
+        made.start_bootstrap(secrets_of(ME_AGAIN))
+
+    def test_the_private_keys_of_before_are_there_again(self) -> None:
+        made = ready()
+        before = made.secrets
+        made.start_bootstrap(secrets_of(ME_AGAIN), reset=True)
+        made.start_bootstrap(secrets_of(SampleUser(ME.user_id, generation=2)), reset=True)
+        made.abandon_bootstrap()
+        assert made.secrets is before
+        made.verify_device("LAPTOP", LAPTOP_KEY)

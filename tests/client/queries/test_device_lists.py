@@ -287,6 +287,40 @@ class TestDelays:
         assert users(made.query_now([BOB])) == {BOB}
 
 
+class TestWhatAServerCannotDigest:
+    def test_one_user_costs_the_others_a_while(self) -> None:
+        """Half as many are asked about after each failure, and one who fails alone waits by himself."""
+        made = DeviceListTracker(own_user_id=ME)
+        everybody = {f"@u{number}:x.example" for number in range(20)}
+        made.track(everybody)
+        now, poisoned = 0, "@u7:x.example"
+        for _ in range(40):
+            now = max(now, made.next_query_at() or now)
+            while (query := made.next_query(now)) is not None:
+                if poisoned in query.request.asked:
+                    made.receive_failure(query.query_id, now)
+                else:
+                    made.receive_result(query.query_id, result(query), now)
+        assert made.outdated == {poisoned}
+
+    def test_a_server_that_wants_one_to_wait_is_asked_about_as_many(self) -> None:
+        made = DeviceListTracker(own_user_id=ME)
+        made.track([BOB, CAROL])
+        query = made.next_query(0)
+        assert query is not None
+        made.receive_failure(query.query_id, 0, retry_after_ms=2**53)
+        assert made.next_query_at() == 3_600_000
+        assert users(made.next_query(3_600_000)) == {ME, BOB, CAROL}
+
+    def test_what_was_asked_before_somebody_came_back_is_no_news(self) -> None:
+        made = tracker(BOB)
+        query = made.query_now([BOB])
+        made.untrack([BOB])
+        made.track([BOB])
+        assert made.receive_result(query.query_id, result(query), 0) == frozenset()
+        assert BOB in made.outdated
+
+
 class TestTheStream:
     def test_a_gap_is_filled(self) -> None:
         made = tracker(BOB, CAROL, DAVE)

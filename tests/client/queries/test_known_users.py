@@ -676,3 +676,31 @@ class TestCallers:
             KnownUsers(own_user_id=ME.user_id, verifier=bad)
         with pytest.raises(LocalProtocolError):
             KnownUsers.from_json(STORED, verifier=bad)
+
+
+def test_who_is_verified_follows_from_signatures_after_a_restart_too() -> None:
+    """Attack 32: storage may say what it likes."""
+    users = KnownUsers(own_user_id=ME.user_id)
+    request = KeysQueryRequest.for_users([ME.user_id, BOB.user_id])
+    body: Any = keys_query_answer([(ME, []), (BOB, [])], viewer=ME.user_id)
+    body["master_keys"][BOB.user_id] = ME.verified(BOB.master_key).to_json()
+    users.take(users.judge(request, KeysQueryResponse.from_json(body)), request.asked)
+    users.confirm_own_identity(ME.master_public_key)
+    state: Any = users.to_json()
+    assert KnownUsers.from_json(state).users[BOB.user_id].pin.is_verified
+    without_signature = json.loads(json.dumps(state))
+    del without_signature["users"][BOB.user_id]["identity"]["master_key"]["signatures"]
+    unconfirmed = {**state, "own_master_key": None}
+    for damaged in (without_signature, unconfirmed):
+        assert KnownUsers.from_json(damaged).users[BOB.user_id].pin.state is IdentityState.VERIFICATION_LOST
+
+
+def test_what_the_user_decides_while_an_answer_is_judged_stays_decided() -> None:
+    users = KnownUsers(own_user_id=ME.user_id)
+    request = KeysQueryRequest.for_users([BOB.user_id])
+    body: Any = keys_query_answer([(BOB, [BOB.device("PHONE")])])
+    users.take(users.judge(request, KeysQueryResponse.from_json(body)), request.asked)
+    judged = users.judge(request, KeysQueryResponse.from_json(body))
+    users.set_trust(BOB.user_id, BOB.device_signer("PHONE").public_key, LocalTrust.BLACKLISTED)
+    users.take(judged, request.asked)
+    assert users.users[BOB.user_id].trust_of("PHONE") is LocalTrust.BLACKLISTED

@@ -141,7 +141,7 @@ IN_EACH = {
     "pinned, added by the server": (IS.PINNED, D(signed=False), (GETS, NOT_VERIFIED, NOT_VERIFIED, GETS)),
     "no identity": (IS.UNKNOWN, D(), (GETS, NOT_VERIFIED, NOT_VERIFIED, GETS)),
     "verification lost, cross-signed": (IS.VERIFICATION_LOST, D(), (GETS, GETS, NOT_VERIFIED, GETS)),
-    "verification lost, added": (IS.VERIFICATION_LOST, D(signed=False), (GETS, NOT_VERIFIED, NOT_VERIFIED, GETS)),
+    "verification lost, added": (IS.VERIFICATION_LOST, D(signed=False), (GETS, NOT_VERIFIED, NOT_VERIFIED, STOPS)),
     "pin violated, cross-signed": (IS.PIN_VIOLATION, D(), (GETS, STOPS, NOT_VERIFIED, STOPS)),
     "pin violated, added": (IS.PIN_VIOLATION, D(signed=False), (GETS, STOPS, NOT_VERIFIED, STOPS)),
     "verification violated": (IS.VERIFICATION_VIOLATION, D(), (GETS, STOPS, NOT_VERIFIED, STOPS)),
@@ -325,7 +325,7 @@ class TestProblems:
         (problem,) = select(NO_VIOLATION, a_user(BOB, IS.VERIFIED, D(name="ONE", signed=False))).problems
         assert (problem.user_id, problem.device_ids) == (BOB.user_id, {"ONE"})
 
-    @pytest.mark.parametrize("state", [IS.UNKNOWN, IS.PINNED, IS.VERIFICATION_LOST])
+    @pytest.mark.parametrize("state", [IS.UNKNOWN, IS.PINNED])
     def test_devices_that_somebody_else_did_not_sign_are_no_problem(self, state: IdentityState) -> None:
         for policy in RecipientPolicy:
             assert select(policy, a_user(BOB, state, D(signed=False))).problems == ()

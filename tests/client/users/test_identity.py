@@ -156,8 +156,9 @@ class TestStories:
 
     def test_verifying_the_new_key_leads_out(self) -> None:
         for pin in (PIN_VIOLATION, VERIFICATION_VIOLATION):
-            assert pin.observe(B, vouched_for=True) == UNKNOWN.observe(B, vouched_for=True)
-            assert pin.review(vouched_for=True) == UNKNOWN.observe(B, vouched_for=True)
+            after = attrs.evolve(UNKNOWN.observe(B, vouched_for=True), retired=frozenset([A]))
+            assert pin.observe(B, vouched_for=True) == after
+            assert pin.review(vouched_for=True) == after
 
     def test_what_was_verified_once_is_not_forgotten(self) -> None:
         """Attack 33: a lost verification still makes a change worse."""
@@ -167,8 +168,29 @@ class TestStories:
     def test_accepting_withdraws_it(self) -> None:
         """Then another key is a change like any other."""
         pin = VERIFICATION_VIOLATION.accept(B)
-        assert pin == UNKNOWN.observe(B, vouched_for=False)
+        assert pin == attrs.evolve(UNKNOWN.observe(B, vouched_for=False), retired=frozenset([A]))
         assert pin.observe(A, vouched_for=False).state is IdentityState.PIN_VIOLATION
+
+    @pytest.mark.parametrize("how", ["accepted", "verified"])
+    def test_a_retired_key_comes_back_with_the_signature_it_had(self, how: str) -> None:
+        """Attack 42: whoever has stolen an old master key has its signatures, too."""
+        pin = VERIFICATION_VIOLATION.accept(B) if how == "accepted" else VERIFIED.observe(B, vouched_for=True)
+        assert pin.retired == {A}
+        again = pin.observe(A, vouched_for=True)
+        assert again.needs_approval
+        assert again.review(vouched_for=True) == again
+        assert IdentityPin.from_json(json.loads(json.dumps(again.to_json()))) == again
+        taken = again.accept(A, vouched_for=True)
+        assert (taken.state, taken.retired) == (IdentityState.VERIFIED, {B})
+
+    @pytest.mark.parametrize(
+        ("retired", "reason"),
+        [([], Reason.WRONG_TYPE), (frozenset(["x"]), Reason.WRONG_TYPE), (frozenset([A]), Reason.INVALID_VALUE)],
+    )
+    def test_retired_keys_are_other_keys(self, retired: Any, reason: Reason) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            attrs.evolve(PINNED, retired=retired)
+        assert (caught.value.reason, caught.value.path) == (reason, "/retired")
 
     @pytest.mark.parametrize("pin", [PINNED, PIN_VIOLATION, VERIFICATION_VIOLATION, HEALED], ids=repr)
     def test_only_what_the_user_was_shown_is_accepted(self, pin: IdentityPin) -> None:
@@ -222,6 +244,7 @@ class TestStoring:
             "pinned": A.to_base64(),
             "current": B.to_base64(),
             "is_vanished": True,
+            "retired": [],
         }
         assert type(stored["state"]) is str
 

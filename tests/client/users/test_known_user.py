@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matrix_e2e_keys import E2EKeysError, LocalProtocolError, Reason, UserIdentity, VerifiedDevice
+from matrix_e2e_keys import DeviceKeys, E2EKeysError, LocalProtocolError, Reason, UserIdentity, VerifiedDevice
 from matrix_e2e_keys.client.users.identity import IdentityPin, IdentityState
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust, check_known_users
 from matrix_e2e_keys.errors import json_pointer
 from matrix_e2e_keys.frozen_maps import FrozenMap
-from matrix_e2e_keys.testing.samples import SampleUser, sample_secret_key
+from matrix_e2e_keys.testing.samples import SampleUser, sample_curve25519_key, sample_secret_key
 from matrix_e2e_keys.testing.strategies import json_like_values
 
 ALICE = SampleUser("@alice:a.example")
@@ -236,6 +236,7 @@ class TestStoring:
             },
             "pin": PIN.to_json(),
             "local_trust": {LAPTOP_TEXT: "blacklisted", OLD_TEXT: "verified"},
+            "has_refused_identity": False,
             "collision": None,
         }
         assert EMPTY["identity"] is None
@@ -395,3 +396,29 @@ class TestCallers:
     def test_a_word_is_no_decision(self) -> None:
         with pytest.raises(LocalProtocolError):
             alice().with_trust(OLD_KEY, "verified")  # type: ignore[arg-type]
+
+
+class TestByItsOlmKey:
+    def test_the_one_that_has_it(self) -> None:
+        user = alice()
+        key = PHONE.curve25519_key
+        assert key is not None
+        assert user.device_with(key) is user.devices["PHONE"]
+        assert user.device_with(sample_curve25519_key("nobody")) is None
+
+    def test_two_that_claim_it(self) -> None:
+        """Attack 37: a key that two devices claim names neither. Attack 38: so nobody can claim another's messages."""
+        key = PHONE.curve25519_key
+        assert key is not None
+        other = DeviceKeys.build(
+            user_id=ALICE.user_id, device_id="EVE", curve25519_key=key, signer=ALICE.device_signer("EVE")
+        ).verify()
+        user = alice()
+        user = attrs.evolve(user, devices={**user.devices, "EVE": other})
+        assert user.device_with(key) is None
+
+    @pytest.mark.parametrize("value", [None, "x", 5])
+    def test_an_identity_is_refused_or_not(self, value: Any) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            attrs.evolve(alice(), has_refused_identity=value)
+        assert caught.value.path == "/has_refused_identity"

@@ -635,8 +635,11 @@ class TestIdentities:
         without_usk = copy.deepcopy(body)
         del without_usk["user_signing_keys"]
         result = learn(without_usk, known)
-        assert result.changes == ()
+        assert kinds(result) == ["master-key-altered", "master-key-altered"]
         assert states(result.known) == {BOB.user_id: "pinned", ME.user_id: "pinned"}
+        bob = result.known[BOB.user_id].identity
+        assert bob is not None
+        assert bob.master_key == BOB.master_key
         identity = result.known[ME.user_id].identity
         assert identity is not None
         assert identity.user_signing_key == ME.user_signing_key
@@ -862,6 +865,74 @@ class TestVerification:
         assert review_identities({BOB.user_id: KnownUser(user_id=BOB.user_id)}, None, LIBSODIUM) == ({}, [])
 
 
+class TestWhatAServerLeavesOutOrAdds:
+    """Attack 33: silence, and decoration, undo no verification."""
+
+    LISTENER = BOB.device("LISTENER", cross_signed=False)
+
+    def verified(self) -> Known:
+        body = answer((ME, []), (BOB, [PHONE]))
+        body["master_keys"][BOB.user_id] = ME.verified(BOB.master_key).to_json()
+        known = learn(body, {}, own=own_of(ME)).known
+        assert states(known)[BOB.user_id] == "verified"
+        return known
+
+    def test_a_master_key_with_something_added(self) -> None:
+        known = self.verified()
+        body = answer((BOB, [PHONE, self.LISTENER]))
+        body["master_keys"][BOB.user_id]["added"] = 1
+        result = learn(body, known, own=own_of(ME))
+        assert kinds(result) == ["master-key-altered", "device-added LISTENER"]
+        assert states(result.known) == {BOB.user_id: "verified"}
+        assert result.verified_users == {BOB.user_id}
+        assert result.known[BOB.user_id].identity == known[BOB.user_id].identity
+        again = learn(answer((BOB, [PHONE, self.LISTENER])), result.known, own=own_of(ME))
+        assert states(again.known) == {BOB.user_id: "verified"}
+
+    def test_a_new_self_signing_key_under_a_master_key_with_something_added(self) -> None:
+        known = self.verified()
+        newer = CrossSigningKey.build(
+            user_id=BOB.user_id,
+            usage="self_signing",
+            public_key=sample_secret_key("newer").public_key,
+            signer=BOB.secret("master").cross_signer(),
+        )
+        body = answer((BOB, [PHONE]))
+        body["master_keys"][BOB.user_id]["added"] = 1
+        body["self_signing_keys"][BOB.user_id] = newer.to_json()
+        bob = learn(body, known, own=own_of(ME)).known[BOB.user_id]
+        assert bob.identity is not None
+        assert (bob.identity.master_key, bob.identity.self_signing_key) == (BOB.master_key, newer)
+        assert bob.cross_signed_devices == frozenset()
+
+    def test_a_signature_while_one_s_own_identity_is_another_one(self) -> None:
+        known = self.verified()
+        result = learn(answer((ME_AGAIN, []), (BOB, [PHONE])), known, own=own_of(ME))
+        assert states(result.known)[BOB.user_id] == "verification-lost"
+        unsaid = learn(answer((ME, []), (BOB, [PHONE])), result.known, own_user_id=ME.user_id)
+        changed, _ = review_identities(unsaid.known, own_of(ME), LIBSODIUM)
+        assert states(changed)[BOB.user_id] == "verified"
+
+    def test_nonsense_in_the_place_of_a_signature(self) -> None:
+        known = self.verified()
+        body = answer((BOB, [PHONE]))
+        usk = ME.user_signing_key.key_name
+        body["master_keys"][BOB.user_id]["signatures"] = {ME.user_id: {usk: "x"}}
+        result = learn(body, known, own=own_of(ME))
+        assert states(result.known) == {BOB.user_id: "verified"}
+        junk = learn(body, {}, own=own_of(ME)).known
+        assert states(learn(answer((BOB, [PHONE])), junk, own=own_of(ME)).known) == {BOB.user_id: "pinned"}
+
+    def test_devices_that_were_there_are_remembered_up_to_a_number(self) -> None:
+        known = first((BOB, [PHONE]))
+        many = {f"D{number}": PHONE.verify().ed25519_key for number in range(1000)}
+        bob = attrs.evolve(known[BOB.user_id], removed_devices=many)
+        after = learn(answer((BOB, [])), {BOB.user_id: bob}).known[BOB.user_id]
+        assert len(after.removed_devices) == 1000
+        assert "PHONE" in after.removed_devices
+        assert "D0" not in after.removed_devices
+
+
 class TestCollisions:
     """Attack 25, in two answers: a device id that is a cross-signing key, one of which is known already."""
 
@@ -874,7 +945,9 @@ class TestCollisions:
         (change,) = result.changes
         assert (change.kind, change.device_id) == (ChangeKind.IDENTIFIER_COLLISION, self.MASTER)
         assert learn(answer((BOB, [PHONE, LAPTOP, self.EVIL])), result.known).changes == ()
-        assert result.known == {BOB.user_id: attrs.evolve(known[BOB.user_id], collision=self.MASTER)}
+        assert result.known == {
+            BOB.user_id: attrs.evolve(known[BOB.user_id], collision=self.MASTER, has_refused_identity=True)
+        }
         over = learn(answer((BOB, [PHONE])), result.known)
         assert over.known == known
 
