@@ -404,3 +404,27 @@ def test_no_foreign_exception(value: Any) -> None:
             CrossSigningKey.from_json(obj)
         except E2EKeysError:
             continue
+
+
+def test_the_master_key_that_was_confirmed() -> None:
+    alice = SampleUser("@alice:a.example")
+    identity = UserIdentity.verify(master_key=alice.master_key, self_signing_key=alice.self_signing_key)
+    own = identity.confirm_as_own(master_key=alice.master_public_key)
+    assert own.master_public_key == identity.master_public_key == alice.master_public_key
+
+
+def test_the_master_key_object_of_another_copy() -> None:
+    alice, again = SampleUser("@alice:a.example"), SampleUser("@alice:a.example", generation=1)
+    signer = alice.secret("master").cross_signer()
+    other = CrossSigningKey.build(
+        user_id=alice.user_id, usage="master", public_key=alice.master_public_key, signer=signer, extra={"added": 1}
+    )
+    identity = UserIdentity.verify(master_key=alice.master_key, self_signing_key=alice.self_signing_key)
+    decorated = UserIdentity.verify(master_key=other, self_signing_key=alice.self_signing_key)
+    assert decorated != identity
+    assert decorated.with_master_key_of(identity) == identity
+    stranger = UserIdentity.verify(master_key=again.master_key, self_signing_key=again.self_signing_key)
+    for wrong in (stranger, None, alice.master_key):
+        with pytest.raises(LocalProtocolError) as caught:
+            decorated.with_master_key_of(wrong)  # type: ignore[arg-type]
+        assert (caught.value.reason, caught.value.path) == (Reason.INVALID_VALUE, "/other")
