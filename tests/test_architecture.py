@@ -152,6 +152,7 @@ STATE_MACHINES = {
     "SignatureQueue",
 }
 PARTS_OF_STATE_MACHINES = {
+    "BatchSize",
     "ClaimDelays",
     "ClaimMemory",
     "Exchange",

@@ -6,13 +6,14 @@ that is set back makes what waits wait longer; one that never goes back is best.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field
 
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 
-__all__ = ["AFTER_THE_OTHERS_MS", "BackOff", "check_now", "granted"]
+__all__ = ["AFTER_THE_OTHERS_MS", "BackOff", "BatchSize", "check_now", "earliest", "granted"]
 
 _FIRST_MS: Final = 15_000
 _LONGEST_MS: Final = 900_000
@@ -35,6 +36,33 @@ def check_now(now: object) -> int:
 def granted(retry_after_ms: int | None) -> int:
     """Return how long to wait because a server wishes so: an hour at most. A number must silence nobody for good."""
     return min(retry_after_ms or 0, _LONGEST_WISH_MS)
+
+
+def earliest(times: Iterable[int | None]) -> int | None:
+    """Return the first of some times; ``None`` if none of them is one."""
+    return min((time for time in times if time is not None), default=None)
+
+
+@define
+class BatchSize:
+    """How many to ask about at once: half as many after each failure, twice as many after each success.
+
+    It may be one of them that the server cannot digest: that must not cost the others anything for good.
+    """
+
+    limit: int
+    size: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.size = self.limit
+
+    def failed(self, asked: int) -> None:
+        """Note that a request about so many failed."""
+        self.size = max(1, asked // 2)
+
+    def succeeded(self, asked: int) -> None:
+        """Note that a request about so many was answered."""
+        self.size = min(self.limit, 2 * max(self.size, asked))
 
 
 @define

@@ -26,7 +26,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import check_now, granted
+from matrix_e2e_keys.client.back_off import BatchSize, check_now, granted
 from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.claims.claim_delays import ClaimDelays
 from matrix_e2e_keys.client.claims.claim_memory import ClaimMemory, DeviceName
@@ -85,7 +85,7 @@ class ClaimPlanner:
     _wanted: dict[DeviceName, _Wanted] = field(factory=dict, init=False)
     _last_claim: int = field(default=0, init=False)
     _in_flight: dict[int, dict[DeviceName, VerifiedDevice]] = field(factory=dict, init=False)
-    _batch: int = field(default=_MAX_DEVICES, init=False, repr=False)
+    _batch: BatchSize = field(factory=lambda: BatchSize(_MAX_DEVICES), init=False, repr=False)
     _memory: ClaimMemory = field(factory=ClaimMemory, init=False, repr=False)
     _delays: ClaimDelays = field(factory=ClaimDelays, init=False, repr=False)
 
@@ -213,7 +213,7 @@ class ClaimPlanner:
             timeout = None if timeout_ms is None else count(timeout_ms, "timeout_ms")
         now = check_now(now)
         # One user's devices stay together, so that a server is asked once.
-        ready = sorted(name for name, due in self._due() if due <= now)[: min(max_devices, self._batch)]
+        ready = sorted(name for name, due in self._due() if due <= now)[: min(max_devices, self._batch.size)]
         if not ready:
             return None
         asked = {name: self._wanted[name].device for name in ready}
@@ -281,7 +281,7 @@ class ClaimPlanner:
         if asked is None:
             return FrozenMap({})
         self._delays.answered(asked, result, now)
-        self._batch = min(_MAX_DEVICES, 2 * max(self._batch, len(asked)))
+        self._batch.succeeded(len(asked))
         self._memory.forget_older(now)
         keys: dict[str, dict[str, VerifiedOneTimeKey]] = {}
         for name, device in asked.items():
@@ -319,8 +319,7 @@ class ClaimPlanner:
             return
         self._delays.no_answer(now, granted(retry_after_ms))
         if retry_after_ms is None:
-            # It may be one of them that the server cannot digest: that must not cost the others anything for good.
-            self._batch = max(1, len(asked) // 2)
+            self._batch.failed(len(asked))
             if len(asked) == 1 < len(self._wanted):
                 self._delays.failed_alone(next(iter(asked)), now)
 

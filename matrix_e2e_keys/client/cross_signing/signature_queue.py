@@ -18,7 +18,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from matrix_e2e_keys import unpadded_base64
-from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
+from matrix_e2e_keys.client.back_off import BackOff, BatchSize, check_now, granted
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult, check_signatures_upload
 from matrix_e2e_keys.client.queries.query import QueryResult
@@ -69,7 +69,7 @@ class SignatureQueue:
         default=None, init=False
     )
     _back_off: BackOff = field(factory=BackOff, init=False, repr=False)
-    _batch: int = field(default=_MAX_BATCH, init=False, repr=False)
+    _batch: BatchSize = field(factory=lambda: BatchSize(_MAX_BATCH), init=False, repr=False)
 
     @property
     def waiting(self) -> frozenset[tuple[str, str]]:
@@ -117,7 +117,7 @@ class SignatureQueue:
         if ready_at is None or now < ready_at:
             return None
         waiting = [(name, entry.key) for name, entry in self._entries.items() if not entry.is_uploaded]
-        keys = dict(waiting[: self._batch])
+        keys = dict(waiting[: self._batch.size])
         self._last_upload += 1
         outgoing = OutgoingSignatures(
             upload_id=self._last_upload, request=SignaturesUploadRequest.for_keys(keys.values())
@@ -155,7 +155,7 @@ class SignatureQueue:
             else:
                 entry.is_uploaded = True
         self._in_flight = None
-        self._batch = min(_MAX_BATCH, 2 * self._batch)
+        self._batch.succeeded(len(keys))
         self._back_off.succeeded(_SERVER)
         return result
 
@@ -176,8 +176,7 @@ class SignatureQueue:
         sent = self._sent(upload_id)
         if sent is not None:
             self._in_flight = None
-            # It may be one of them that the server cannot digest: the others come first the next time.
-            self._batch = max(1, len(sent[1]) // 2)
+            self._batch.failed(len(sent[1]))  # and the others come first the next time
             self._entries.update({name: self._entries.pop(name) for name in sent[1] if name in self._entries})
             delay = 0 if error is None else granted(error.retry_after_ms)
             self._back_off.failed(_SERVER, now, at_least_ms=delay)

@@ -38,7 +38,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
+from matrix_e2e_keys.client.back_off import BackOff, check_now, earliest, granted
 from matrix_e2e_keys.client.claims.claim import check_claim
 from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
 from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState, CrossSigningBootstrap
@@ -282,15 +282,14 @@ class KeyMachine(metaclass=Sealed):
         times += [due for user_id, due in self._unserved.items() if user_id in self.lists.tracked]
         if self.lists.next_changes() is not None and not self._exchange.is_under_way(_CHANGES):
             times.append(self._delays.ready_at(_CHANGES))
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def next_wake_at(self) -> int | None:
         """Return the time from which there is something to send, or keys to make; ``None`` if that depends on others.
 
         If :attr:`needs_storing`, storing comes first.
         """
-        times = (self.next_request_at(), self.supply.next_needed_at())
-        return min((time for time in times if time is not None), default=None)
+        return earliest((self.next_request_at(), self.supply.next_needed_at()))
 
     @property
     def needs_storing(self) -> bool:

@@ -23,7 +23,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import AFTER_THE_OTHERS_MS, BackOff, check_now, granted
+from matrix_e2e_keys.client.back_off import AFTER_THE_OTHERS_MS, BackOff, BatchSize, check_now, granted
 from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer
 from matrix_e2e_keys.client.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
@@ -86,7 +86,7 @@ class DeviceListTracker:
     _gap_found: int = field(default=0, init=False)
     _servers: BackOff = field(factory=BackOff, init=False, repr=False)
     _unanswered: BackOff = field(factory=BackOff, init=False, repr=False)
-    _batch: int = field(default=_MAX_USERS, init=False, repr=False)
+    _batch: BatchSize = field(factory=lambda: BatchSize(_MAX_USERS), init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         with raised_as(LocalProtocolError, "own_user_id"):
@@ -253,7 +253,7 @@ class DeviceListTracker:
             raise LocalProtocolError(Reason.INVALID_VALUE, "max_users must be a positive integer", path="/max_users")
         now = check_now(now)
         ready = [user_id for user_id, due in self._due() if due <= now]
-        return self._send(ready[: min(max_users, self._batch)]) if ready else None
+        return self._send(ready[: min(max_users, self._batch.size)]) if ready else None
 
     def query_now(self, user_ids: Iterable[str]) -> OutgoingQuery:
         """Return a query about tracked users, whether they are outdated, in flight, delayed or none of that.
@@ -297,7 +297,7 @@ class DeviceListTracker:
         asked = self._in_flight.pop(_checked_id(query_id), frozenset())
         if asked:
             self._servers.succeeded(_ALL_SERVERS)
-            self._batch = min(_MAX_USERS, 2 * max(self._batch, len(asked)))
+            self._batch.succeeded(len(asked))
         failed = {user_id for user_id in asked if result.users.get(user_id) is UserAnswer.SERVER_FAILED}
         for server in {_server_of(user_id) for user_id in failed}:
             self._servers.failed(server, now)
@@ -333,8 +333,7 @@ class DeviceListTracker:
             return
         self._servers.failed(_ALL_SERVERS, now, at_least_ms=granted(retry_after_ms))
         if retry_after_ms is None:
-            # It may be one of them that the server cannot digest: that must not cost the others anything for good.
-            self._batch = max(1, len(asked) // 2)
+            self._batch.failed(len(asked))
             if len(asked) == 1 < len(self.outdated):
                 after_all = self._servers.ready_at(_ALL_SERVERS) - now + AFTER_THE_OTHERS_MS
                 self._unanswered.failed(next(iter(asked)), now, at_least_ms=after_all)

@@ -34,7 +34,7 @@ from typing import Final
 from attrs import define, field
 
 from matrix_e2e_keys.algorithms import ED25519, SIGNED_CURVE25519
-from matrix_e2e_keys.client.back_off import check_now
+from matrix_e2e_keys.client.back_off import check_now, earliest
 from matrix_e2e_keys.client.stored import Stored
 from matrix_e2e_keys.client.supply.fallback_keys import FallbackKey, FallbackKeys
 from matrix_e2e_keys.client.supply.key_counts import DOUBTFUL_MS, KeyCount
@@ -117,7 +117,7 @@ class KeySupply:
 
         A time that has passed means that something is needed now.
         """
-        return min((due for due in self._due() if due is not None), default=None)
+        return earliest(self._due())
 
     def _due(self) -> Iterator[int | None]:
         """Yield from when on one-time keys, a fallback key, and that one is forgotten, are needed."""
