@@ -1345,12 +1345,9 @@ class TestShortWays:
 
 
 class TestWhatIsNotServedYet:
-    def test_one_looks_again(self, settled: Client) -> None:
-        settled.machine.start_bootstrap(secrets_of(ALICE))
-        settled.make_keys()
-        settled.store()
+    def go_on_while_a_signature_is_left_out(self, settled: Client, now: int) -> None:
         server = settled.server
-        while asked := settled.ask():
+        while asked := settled.ask(now):
             for outgoing in asked:
                 if isinstance(outgoing.request, KeysQueryRequest):
                     answer = server.exchange(ALICE.user_id, "A1", outgoing.request)
@@ -1360,14 +1357,22 @@ class TestWhatIsNotServedYet:
                         own = keys["signatures"][ALICE.user_id]
                         keys["signatures"] = {ALICE.user_id: {"ed25519:A1": own["ed25519:A1"]}}
                     late = KeysQueryResponse.from_json(body)
-                    settled.machine.receive_response(outgoing.request_id, late, 0)
+                    settled.machine.receive_response(outgoing.request_id, late, now)
                 else:
-                    settled.exchange(outgoing)
+                    settled.exchange(outgoing, now)
+
+    def test_one_looks_again(self, settled: Client) -> None:
+        settled.machine.start_bootstrap(secrets_of(ALICE))
+        settled.make_keys()
+        settled.store()
+        self.go_on_while_a_signature_is_left_out(settled, 0)
         bootstrap = settled.machine.signing.bootstrap
         assert bootstrap is not None
         assert bootstrap.state is BootstrapState.CONFIRM
         assert settled.machine.next_request_at() == 15_000
-        settled.go_on(15_000)
+        self.go_on_while_a_signature_is_left_out(settled, 15_000)
+        assert settled.machine.next_request_at() == 45_000, "though the others are served"
+        settled.go_on(45_000)
         assert bootstrap.state is BootstrapState.DONE
         assert settled.machine.next_request_at() is None
 

@@ -365,9 +365,10 @@ class KeyMachine(metaclass=Sealed):
 
     def _ask_again(self, confirmation: SignatureConfirmation, now: int) -> None:
         """Look again later for what is not served, or not yet."""
-        for user_id in {it.user_id for it in confirmation.served}:
+        missing = {it.signature.user_id for it in confirmation.missing}
+        for user_id in {it.user_id for it in confirmation.served} - missing:
             self._delays.succeeded(user_id)
-        for user_id in {it.signature.user_id for it in confirmation.missing}:
+        for user_id in missing:
             self._delays.failed(user_id, now)
             self._unserved[user_id] = self._delays.ready_at(user_id)
 
