@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import AFTER_THE_OTHERS_MS, BackOff
+from matrix_e2e_keys.back_off import AFTER_THE_OTHERS_MS, BackOff
 from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.claims.claim_memory import DeviceName
 from matrix_e2e_keys.errors import json_pointer

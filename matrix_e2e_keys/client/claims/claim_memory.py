@@ -16,7 +16,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.identifiers import DeviceId, UserId, parse_device_id, parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject, JsonValue
 from matrix_e2e_keys.keys import Curve25519PublicKey

@@ -26,11 +26,11 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import BatchSize, check_now, granted
+from matrix_e2e_keys.back_off import BatchSize, check_now, granted
 from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.claims.claim_delays import ClaimDelays
 from matrix_e2e_keys.client.claims.claim_memory import ClaimMemory, DeviceName
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest
 from matrix_e2e_keys.endpoints.members import count
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, raised_as

@@ -25,13 +25,13 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import BackOff, check_now, granted
+from matrix_e2e_keys.back_off import BackOff, check_now, granted
 from matrix_e2e_keys.client.cross_signing.bootstrap_plan import BootstrapPlan
 from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult, check_signatures_upload
 from matrix_e2e_keys.client.queries.query import QueryResult
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
     DeviceSigningUploadResponse,

@@ -17,7 +17,7 @@ from attrs import frozen
 from matrix_e2e_keys.algorithms import ED25519
 from matrix_e2e_keys.client.cross_signing.device_signing import check_apart, check_own_signer
 from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningKeys, CrossSigningSecrets
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError, json_pointer
 from matrix_e2e_keys.json_trees import JsonObject

@@ -18,11 +18,11 @@ from typing import Final
 from attrs import define, field, frozen
 
 from matrix_e2e_keys import unpadded_base64
-from matrix_e2e_keys.client.back_off import BackOff, BatchSize, check_now, granted
+from matrix_e2e_keys.back_off import BackOff, BatchSize, check_now, granted
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult, check_signatures_upload
 from matrix_e2e_keys.client.queries.query import QueryResult
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest, SignaturesUploadResponse
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted

@@ -38,7 +38,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff, check_now, earliest, granted
+from matrix_e2e_keys.back_off import BackOff, check_now, earliest, granted
 from matrix_e2e_keys.client.claims.claim import check_claim
 from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
 from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState, CrossSigningBootstrap
@@ -51,7 +51,7 @@ from matrix_e2e_keys.client.machine.own_uploads import OwnUploads
 from matrix_e2e_keys.client.machine.values import MachineResponse, OutgoingRequest, Received
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, OutgoingQuery
 from matrix_e2e_keys.client.queries.known_users import KnownUsers
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
 from matrix_e2e_keys.client.supply.values import SupplyPolicy
 from matrix_e2e_keys.client.trust.recipients import RecipientPolicy, Recipients, select_recipients

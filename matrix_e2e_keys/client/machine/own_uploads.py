@@ -22,7 +22,7 @@ from matrix_e2e_keys.client.cross_signing.signature_queue import OutgoingSignatu
 from matrix_e2e_keys.client.machine.exchange import Exchange, Question
 from matrix_e2e_keys.client.machine.values import Received
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
 from matrix_e2e_keys.client.supply.upload import plan_device_upload
 from matrix_e2e_keys.client.supply.values import OutgoingUpload

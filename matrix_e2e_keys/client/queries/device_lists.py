@@ -23,9 +23,9 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from matrix_e2e_keys.client.back_off import AFTER_THE_OTHERS_MS, BackOff, BatchSize, check_now, granted
+from matrix_e2e_keys.back_off import AFTER_THE_OTHERS_MS, BackOff, BatchSize, check_now, granted
 from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest
 from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists, SyncKeys

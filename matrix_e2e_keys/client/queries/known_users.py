@@ -19,7 +19,7 @@ from typing import Final
 from attrs import define, evolve, field
 
 from matrix_e2e_keys.client.queries.query import QueryResult, check_query
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.users.changes import KeyChange, Seen, learn, review_identities, state_changes, vouched_for
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse

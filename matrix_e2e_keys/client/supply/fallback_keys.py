@@ -18,7 +18,7 @@ from typing import Final
 
 from attrs import define
 
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_counts import longer
 from matrix_e2e_keys.client.supply.key_names import KeyNames, OwnKeyReader
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted

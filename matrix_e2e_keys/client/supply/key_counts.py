@@ -16,7 +16,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff
+from matrix_e2e_keys.back_off import BackOff
 
 __all__ = ["DOUBTFUL_MS", "KeyCount", "longer"]
 

@@ -34,8 +34,8 @@ from typing import Final
 from attrs import define, field
 
 from matrix_e2e_keys.algorithms import ED25519, SIGNED_CURVE25519
-from matrix_e2e_keys.client.back_off import check_now, earliest
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.back_off import check_now, earliest
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.fallback_keys import FallbackKey, FallbackKeys
 from matrix_e2e_keys.client.supply.key_counts import DOUBTFUL_MS, KeyCount
 from matrix_e2e_keys.client.supply.key_names import KeyNames, OwnKeyReader, is_new

@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.client.back_off import BackOff, granted
+from matrix_e2e_keys.back_off import BackOff, granted
 from matrix_e2e_keys.client.supply.fallback_keys import FallbackKey
 from matrix_e2e_keys.client.supply.key_counts import longer
 from matrix_e2e_keys.client.supply.values import OutgoingUpload

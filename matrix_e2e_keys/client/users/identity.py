@@ -27,7 +27,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Ed25519PublicKey

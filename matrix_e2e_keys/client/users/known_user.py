@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
-from matrix_e2e_keys.client.stored import Stored
+from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.users.identity import IdentityPin
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted, raised_as
 from matrix_e2e_keys.frozen_maps import FrozenMap
