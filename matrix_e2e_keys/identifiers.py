@@ -29,6 +29,7 @@ __all__ = [
     "ServerName",
     "UserId",
     "check_user_ids",
+    "home_of",
     "is_strict_user_id",
     "is_user_id",
     "parse_device_id",
@@ -105,6 +106,11 @@ def server_name_of(identifier: UserId | RoomId) -> ServerName:
     if type(identifier) is not str:
         raise _invalid(identifier, "a user id or room id")
     return parse_server_name(identifier.partition(":")[2])
+
+
+def home_of(user_id: str) -> ServerName:
+    """Internal: return the server of a user whose id has been checked."""
+    return ServerName(user_id.partition(":")[2])
 
 
 def parse_device_id(value: object) -> DeviceId:

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from interop import x_matrix
 from interop.certificates import Certificates
 from interop.federation_http import send_over_tls
 from interop.matrix_http import Answer
@@ -46,6 +45,7 @@ from matrix_e2e_keys import (
     read_request,
     server_name_of,
 )
+from matrix_e2e_keys.homeserver.federation_auth.authorization import sign_request
 
 EDU_SECONDS = 10.0
 
@@ -97,7 +97,7 @@ class KeyHomeserver:
 
     def send(self, server_name: str, request: HttpRequest) -> HttpResponse:
         """Sign and send a request of whatever kind."""
-        header = x_matrix.authorization(request, origin=self.server_name, destination=server_name, signer=self.signer)
+        (header,) = sign_request(request, origin=self.server_name, destination=server_name, signers=self.signer)
         return send_over_tls(server_name, self._certificates, request, header)
 
     def send_edus(self, server_name: str, *edus: Edu) -> None:
@@ -115,19 +115,15 @@ class KeyHomeserver:
         try:
             match = find_endpoint(request)
             is_public = match.endpoint.authentication is Authentication.NONE
-            origin = "" if is_public else self._origin(request, authorization)
+            origin = ""
+            if not is_public:
+                origin = self._servers.origin_of(request, authorization, asked=self.server_name)
             incoming = read_request(request, match=match)
             self.asked.append((origin, incoming.request))
             lie = self.lies.get(incoming.request.endpoint.name)
             return self._answer(origin, incoming.request).to_http(incoming.dialect) if lie is None else lie
         except (RemoteProtocolError, MatrixError) as error:  # anything else is a mistake of ours, and fails the test
             return MatrixError.answering(error).to_http()
-
-    def _origin(self, request: HttpRequest, authorization: str | None) -> str:
-        try:
-            return x_matrix.verify(request, authorization, destination=self.server_name, key_of=self._servers.key_of)
-        except x_matrix.XMatrixError as error:
-            raise MatrixError(status=401, errcode="M_UNAUTHORIZED", error=str(error)) from error
 
     def _answer(self, origin: str, request: Request[Any]) -> Response:
         if isinstance(request, SendTransactionRequest):

@@ -7,16 +7,17 @@ import time
 from interop.certificates import Certificates
 from interop.federation_http import send_over_tls
 from interop.matrix_http import HttpFailure
-from interop.x_matrix import XMatrixError
 from matrix_e2e_keys import (
     E2EKeysError,
-    Ed25519PublicKey,
+    HttpRequest,
+    MatrixError,
     ServerKeys,
     ServerKeysRequest,
     ServerKeysResponse,
     Signer,
     VerifiedServerKeys,
 )
+from matrix_e2e_keys.homeserver.federation_auth.authorization import read_authorization
 
 VALID_MILLISECONDS = 3_600_000
 
@@ -38,27 +39,32 @@ class KnownServers:
 
     def __init__(self, certificates: Certificates) -> None:
         self._certificates = certificates
-        self._known: dict[str, VerifiedServerKeys] = {}
+        self._known: dict[str, tuple[VerifiedServerKeys, int]] = {}
 
-    def key_of(self, server_name: str, key_id: str) -> Ed25519PublicKey:
-        """Return a key that is valid now.
+    def origin_of(self, request: HttpRequest, authorization: str | None, *, asked: str) -> str:
+        """Return the name of the server that signed a request which came to the server ``asked``.
 
         Raises:
-            XMatrixError: the server does not answer, has no such key, or did not sign its answer with it.
+            MatrixError: nobody did, or the keys of who says so cannot be had.
+        """
+        claim = read_authorization([] if authorization is None else [authorization], server_name=asked)
+        keys, received_ts = self.keys_of(claim.origin)
+        return claim.verify(request, keys=keys, received_ts=received_ts, now=now_ms())
+
+    def keys_of(self, server_name: str) -> tuple[VerifiedServerKeys, int]:
+        """Return the keys of a server, and when they were received.
+
+        Raises:
+            MatrixError: the server does not answer, or did not sign its answer.
         """
         if server_name not in self._known:
-            self._known[server_name] = self._fetched(server_name)
-        try:
-            return self._known[server_name].verify_keys[key_id]
-        except KeyError:
-            raise XMatrixError(f"no key {key_id} of {server_name}") from None
+            self._known[server_name] = self._fetched(server_name), now_ms()
+        return self._known[server_name]
 
     def _fetched(self, server_name: str) -> VerifiedServerKeys:
         try:
             answer = send_over_tls(server_name, self._certificates, ServerKeysRequest().to_http())
-            keys = ServerKeysResponse.from_http(answer).server_keys.verify(server_name=server_name)
+            return ServerKeysResponse.from_http(answer).server_keys.verify(server_name=server_name)
         except (HttpFailure, E2EKeysError) as error:
-            raise XMatrixError(f"no keys of {server_name}: {error}") from error
-        if keys.usable_until(now_ms()) <= now_ms():
-            raise XMatrixError(f"the keys of {server_name} are not valid any more")
-        return keys
+            detail = f"no keys of {server_name}: {error}"
+            raise MatrixError(status=401, errcode="M_UNAUTHORIZED", error=detail) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from interop import x_matrix
 from interop.certificates import Certificates
 from interop.federation_http import send_over_tls
 from interop.key_homeserver import KeyHomeserver
@@ -39,6 +38,7 @@ from matrix_e2e_keys import (
     check_claim,
     check_query,
 )
+from matrix_e2e_keys.homeserver.federation_auth.authorization import sign_request
 
 pytestmark = pytest.mark.interop
 
@@ -281,7 +281,8 @@ def test_who_does_not_prove_who_asks_is_not_answered(
     for server_name in (synapse.server_name, ours.server_name):
 
         def header(destination: str = server_name, signer: Signer = asking.signer) -> str:
-            return x_matrix.authorization(request, origin=asking.server_name, destination=destination, signer=signer)
+            (signed,) = sign_request(request, origin=asking.server_name, destination=destination, signers=signer)
+            return signed
 
         for name, authorization in {
             "no header": None,

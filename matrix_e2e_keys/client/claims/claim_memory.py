@@ -16,11 +16,11 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.identifiers import DeviceId, UserId, parse_device_id, parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject, JsonValue
 from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["ClaimMemory", "DeviceName"]
 

@@ -30,7 +30,6 @@ from matrix_e2e_keys.back_off import BatchSize, check_now, granted
 from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.claims.claim_delays import ClaimDelays
 from matrix_e2e_keys.client.claims.claim_memory import ClaimMemory, DeviceName
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest
 from matrix_e2e_keys.endpoints.members import count
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, raised_as
@@ -39,6 +38,7 @@ from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["ClaimPlanner", "OutgoingClaim"]
 

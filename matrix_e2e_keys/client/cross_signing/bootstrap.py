@@ -31,7 +31,6 @@ from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult, check_signatures_upload
 from matrix_e2e_keys.client.queries.query import QueryResult
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
     DeviceSigningUploadResponse,
@@ -45,6 +44,7 @@ from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signers import Signer
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["BootstrapState", "BootstrapStep", "CrossSigningBootstrap"]
 

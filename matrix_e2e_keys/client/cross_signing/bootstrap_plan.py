@@ -17,7 +17,6 @@ from attrs import frozen
 from matrix_e2e_keys.algorithms import ED25519
 from matrix_e2e_keys.client.cross_signing.device_signing import check_apart, check_own_signer
 from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningKeys, CrossSigningSecrets
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError, json_pointer
 from matrix_e2e_keys.json_trees import JsonObject
@@ -27,6 +26,7 @@ from matrix_e2e_keys.models.merged_signatures import merge_signatures
 from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.signing.signed_json import new_signed_json, parts_of
 from matrix_e2e_keys.signing.signers import Signer
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["BootstrapPlan"]
 

@@ -22,7 +22,6 @@ from matrix_e2e_keys.back_off import BackOff, BatchSize, check_now, granted
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation, confirm_signatures
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult, check_signatures_upload
 from matrix_e2e_keys.client.queries.query import QueryResult
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest, SignaturesUploadResponse
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted
@@ -30,6 +29,7 @@ from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.models.merged_signatures import merge_signatures
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["OutgoingSignatures", "SignatureQueue"]
 

@@ -51,7 +51,6 @@ from matrix_e2e_keys.client.machine.own_uploads import OwnUploads
 from matrix_e2e_keys.client.machine.values import MachineResponse, OutgoingRequest, Received
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, OutgoingQuery
 from matrix_e2e_keys.client.queries.known_users import KnownUsers
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
 from matrix_e2e_keys.client.supply.values import SupplyPolicy
 from matrix_e2e_keys.client.trust.recipients import RecipientPolicy, Recipients, select_recipients
@@ -69,6 +68,7 @@ from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signers import Signer
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["KeyMachine"]
 

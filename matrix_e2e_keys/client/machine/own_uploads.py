@@ -22,7 +22,6 @@ from matrix_e2e_keys.client.cross_signing.signature_queue import OutgoingSignatu
 from matrix_e2e_keys.client.machine.exchange import Exchange, Question
 from matrix_e2e_keys.client.machine.values import Received
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
 from matrix_e2e_keys.client.supply.upload import plan_device_upload
 from matrix_e2e_keys.client.supply.values import OutgoingUpload
@@ -35,6 +34,7 @@ from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.models.merged_signatures import merge_signatures
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["OwnUploads"]
 

@@ -25,13 +25,13 @@ from attrs import define, field, frozen
 
 from matrix_e2e_keys.back_off import AFTER_THE_OTHERS_MS, BackOff, BatchSize, check_now, granted
 from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.endpoints.client_server.keys_changes import KeysChangesRequest, KeysChangesResponse
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest
 from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists, SyncKeys
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, quoted, raised_as
 from matrix_e2e_keys.identifiers import check_user_ids, parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["DeviceListTracker", "OutgoingQuery"]
 

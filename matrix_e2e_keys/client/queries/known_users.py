@@ -19,7 +19,6 @@ from typing import Final
 from attrs import define, evolve, field
 
 from matrix_e2e_keys.client.queries.query import QueryResult, check_query
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.users.changes import KeyChange, Seen, learn, review_identities, state_changes, vouched_for
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
@@ -32,6 +31,7 @@ from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.models.merged_signatures import merge_signatures
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["KnownUsers"]
 

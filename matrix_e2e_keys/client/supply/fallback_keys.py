@@ -18,12 +18,12 @@ from typing import Final
 
 from attrs import define
 
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_counts import longer
 from matrix_e2e_keys.client.supply.key_names import KeyNames, OwnKeyReader
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["AT_ONCE", "FallbackKey", "FallbackKeys"]
 

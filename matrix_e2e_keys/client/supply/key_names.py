@@ -17,11 +17,11 @@ from typing import Final
 from attrs import define, field, frozen
 
 from matrix_e2e_keys.algorithms import ED25519, SIGNED_CURVE25519
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, printable, quoted
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["KeyNames", "OwnKeyReader", "is_new"]
 

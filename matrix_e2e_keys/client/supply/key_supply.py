@@ -35,7 +35,6 @@ from attrs import define, field
 
 from matrix_e2e_keys.algorithms import ED25519, SIGNED_CURVE25519
 from matrix_e2e_keys.back_off import check_now, earliest
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.fallback_keys import FallbackKey, FallbackKeys
 from matrix_e2e_keys.client.supply.key_counts import DOUBTFUL_MS, KeyCount
 from matrix_e2e_keys.client.supply.key_names import KeyNames, OwnKeyReader, is_new
@@ -53,6 +52,7 @@ from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
 from matrix_e2e_keys.signing.signers import Signer, check_signer
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["KeySupply"]
 

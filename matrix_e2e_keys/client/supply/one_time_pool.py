@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 
 from attrs import define, field
 
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.supply.key_names import KeyNames, OwnKeyReader
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["OneTimePool"]
 

@@ -27,10 +27,10 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Ed25519PublicKey
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["TRANSITIONS", "IdentityEvent", "IdentityPin", "IdentityState"]
 

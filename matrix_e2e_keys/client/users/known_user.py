@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.client.users.identity import IdentityPin
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, json_pointer, quoted, raised_as
 from matrix_e2e_keys.frozen_maps import FrozenMap
@@ -29,6 +28,7 @@ from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
 from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
+from matrix_e2e_keys.stored import Stored
 
 __all__ = ["KnownUser", "LocalTrust", "check_known_users"]
 
