@@ -28,7 +28,10 @@ napoleon_use_ivar = True
 # Names of the standard library and of type aliases, which these pages do not document.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|typing|types|enum|nacl|attrs|_VodozemacAccount|_Executor|Any|Segments|T)(\..*)?"),
-    ("py:.*", r"(Answer|DeviceMap|KeyMap|JsonValue|JsonObject|Usage|Numbers|SignatureQuestion|SignedParts|Refusal|Step)"),
+    (
+        "py:.*",
+        r"(Answer|DeviceMap|KeyMap|JsonValue|JsonObject|Usage|Numbers|SignatureQuestion|SignedParts|Refusal|Step)",
+    ),
     ("py:.*", r"(bytes|str|int|bool|object|None|float|frozenset|tuple|dict|list|type)(\[.*\])?"),
     ("py:.*", r"matrix_e2e_keys\..*"),
 ]

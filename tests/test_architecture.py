@@ -160,6 +160,7 @@ STATE_MACHINES = {
 PARTS_OF_STATE_MACHINES = {
     "BatchSize",
     "CachedUser",
+    "Case",
     "ChangeStream",
     "ClaimDelays",
     "ClaimMemory",
@@ -179,6 +180,7 @@ PARTS_OF_STATE_MACHINES = {
     "QueryCheck",
     "ResyncQueue",
     "Rooms",
+    "ShownUsers",
     "Transactions",
     "Uploads",
 }

@@ -85,8 +85,9 @@ class StoreDeviceKeys:
 
 @frozen(kw_only=True)
 class StoreOneTimeKeys:
-    """Add one-time keys, later than all that are there. Holds if none of the ids is held, none of the keys has
-    been claimed under any id, and the device still exists.
+    """Add one-time keys, later than all that are there. Holds if none of the ids is held, none of the keys is
+    held or was claimed under any id, and the device still exists; and, if the policy refuses it, none of the ids was
+    claimed.
 
     Attributes:
         user_id: the owner.
@@ -121,7 +122,7 @@ class StoreFallbackKey:
 
 @frozen(kw_only=True)
 class TakeOneTimeKey:
-    """Remove a one-time key in order to give it away, and remember that it was. Holds if it is still there.
+    """Remove a one-time key in order to give it away, and remember that it was. Holds if that key is still there.
 
     It is what makes a key single-use. A database says it in one statement, ``DELETE ... RETURNING``, and looks whether
     a row came back. If none did, nothing of the claim may be answered: decide again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -19,7 +20,7 @@ from matrix_e2e_keys.endpoints.federation.edus import DirectToDevice
 from matrix_e2e_keys.endpoints.federation.user_devices import UserDevicesRequest
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.endpoints.messages import Request, Response
-from matrix_e2e_keys.errors import E2EKeysError
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError
 from matrix_e2e_keys.homeserver.admission.device_signing import decide_device_signing_upload
 from matrix_e2e_keys.homeserver.admission.keys_upload import decide_keys_upload
 from matrix_e2e_keys.homeserver.admission.signatures import decide_signatures_upload, signed_users
@@ -54,6 +55,19 @@ def read_answers(requests: Mapping[str, Request[R]], answers: Answers) -> dict[s
         except E2EKeysError as error:
             read[server_name] = ServerFailure.of(error)
     return read
+
+
+def _require_readable(request: SendToDeviceRequest) -> None:
+    """Refuse all messages if one of them cannot be sent: its sender would take it for delivered.
+
+    Raises:
+        RemoteProtocolError: one of them is malformed, or nothing that canonical JSON can represent.
+    """
+    of_users = request.messages.values()
+    of_devices = [message for messages in of_users if isinstance(messages, Mapping) for message in messages.values()]
+    for entry in (*request.malformed, *of_users, *of_devices):
+        if isinstance(entry, Rejection):
+            raise entry.to_error()
 
 
 def deliver(state: DirectoryState, sender: str, event_type: str, user_id: str, messages: object) -> None:
@@ -255,7 +269,10 @@ class ClientRequests:
             answer = plan.answer(local=local.keys, remote=read_answers(plan.remote, answers))
             # The keys are taken: they go out in whatever form they have, also where the dialect has another.
             response = evolve(answer.response, failures={}) if dialect is CLIENT_V2_ALPHA else answer.response
-            return Exchange(response=response.to_http())
+            try:
+                return Exchange(response=response.to_http(dialect))
+            except LocalProtocolError:
+                return Exchange(response=response.to_http())
 
         return self._fan_out(plan.remote, plan.timeout_ms, finish, now)
 
@@ -272,11 +289,10 @@ class ClientRequests:
 
     def _send_to_device(self, request: SendToDeviceRequest, requester: Requester) -> Response:
         state = self._state
-        name = f"{requester.user_id} {requester.device_id} {request.event_type} {request.txn_id}"
+        _require_readable(request)
+        name = json.dumps([requester.user_id, requester.device_id, request.event_type, request.txn_id])
         remote: dict[str, dict[str, Any]] = {}
         for user_id, messages in request.messages.items() if state.mailbox.is_new(name) else ():
-            if isinstance(messages, Rejection):
-                continue
             if state.is_local(user_id):
                 deliver(state, requester.user_id, request.event_type, user_id, messages)
             else:

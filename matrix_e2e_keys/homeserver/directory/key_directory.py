@@ -29,13 +29,15 @@ from matrix_e2e_keys.endpoints.federation.send_transaction import SendTransactio
 from matrix_e2e_keys.endpoints.federation.server_keys import ServerKeysRequest, ServerKeysResponse
 from matrix_e2e_keys.endpoints.http_values import HttpRequest, HttpResponse
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
+from matrix_e2e_keys.endpoints.members import instances, optional
+from matrix_e2e_keys.endpoints.messages import Request
 from matrix_e2e_keys.endpoints.routing import read_request
 from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, quoted, raised_as
 from matrix_e2e_keys.homeserver.admission.devices import decide_delete_devices, decide_log_in, decide_rename
 from matrix_e2e_keys.homeserver.claims.claim_ledger import ClaimLedger
 from matrix_e2e_keys.homeserver.decisions import Requester, check_requester
 from matrix_e2e_keys.homeserver.device_streams.changes import sync_keys
-from matrix_e2e_keys.homeserver.device_streams.remote_lists import RemoteDeviceLists, Resync
+from matrix_e2e_keys.homeserver.device_streams.remote_lists import EduReason, EduVerdict, RemoteDeviceLists, Resync
 from matrix_e2e_keys.homeserver.directory.change_stream import ChangeStream
 from matrix_e2e_keys.homeserver.directory.client_requests import ClientRequests
 from matrix_e2e_keys.homeserver.directory.known_servers import KnownServers
@@ -45,7 +47,7 @@ from matrix_e2e_keys.homeserver.directory.server_requests import ServerRequests
 from matrix_e2e_keys.homeserver.directory.state import Authenticate, DirectoryState
 from matrix_e2e_keys.homeserver.directory.transactions import Transactions
 from matrix_e2e_keys.homeserver.directory.values import Answers, Exchange, ServerRequest, SyncAnswer
-from matrix_e2e_keys.homeserver.effects import DeleteDevice
+from matrix_e2e_keys.homeserver.effects import DeleteDevice, IdentityChanged
 from matrix_e2e_keys.homeserver.federation_auth.authorization import XMatrixClaim, read_authorization
 from matrix_e2e_keys.homeserver.policies import SPEC, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import UserKeys
@@ -73,8 +75,8 @@ class KeyDirectory(metaclass=Sealed):
     _state: DirectoryState
     _clients: ClientRequests
     _servers: ServerRequests
-    _resyncs: dict[ServerRequest, Resync]
-    """The device lists that were asked for."""
+    _awaited: dict[ServerRequest, Resync | None]
+    """What is on its way, and for which device list; ``None`` for a transaction."""
 
     @classmethod
     def create(
@@ -121,7 +123,13 @@ class KeyDirectory(metaclass=Sealed):
         return self._state.store.user_ids
 
     def user(self, user_id: str) -> UserKeys | None:
-        """Return the devices and the identity of one of this server's users, ``None`` if nobody is called so."""
+        """Return the devices and the identity of one of this server's users, ``None`` if nobody is called so.
+
+        Raises:
+            LocalProtocolError: the argument is no string.
+        """
+        if type(user_id) is not str:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "a user id is a string", path="/user_id")
         return self._state.store.user(user_id)
 
     # ----------------------------------------------------------------------------------------------------------
@@ -211,6 +219,7 @@ class KeyDirectory(metaclass=Sealed):
         Returns:
             The answer; or what to ask other servers first. Whatever is wrong with the request is an answer.
         """
+        _check_request(request)
         check_requester(requester)
         check_now(now)
 
@@ -235,7 +244,11 @@ class KeyDirectory(metaclass=Sealed):
         Returns:
             The answer; or what to ask first, if the keys of the server are not known. Whatever is wrong with the
             request is an answer.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
         """
+        _check_request(request)
         check_now(now)
 
         def begin() -> Exchange:
@@ -313,26 +326,38 @@ class KeyDirectory(metaclass=Sealed):
         """
         state = self._state
         state.transactions.outbox.prune(now=check_now(now))
-        found = state.transactions.next(now=now, users=state.store.users, shows_display_names=state.shows_display_names)
-        if found is not None:
-            return state.ask(*found)
-        resync = state.remote.next_resync(now=now)
-        if resync is None:
+        found: tuple[str, Request[Any]] | None = state.transactions.next(
+            now=now, users=state.store.users, shows_display_names=state.shows_display_names
+        )
+        resync = state.remote.next_resync(now=now) if found is None else None
+        if resync is not None:
+            found = resync.server_name, resync.request
+        if found is None:
             return None
-        request = state.ask(resync.server_name, resync.request)
-        self._resyncs[request] = resync
+        request = state.ask(*found)
+        self._awaited[request] = resync
         return request
 
     def receive_answer(self, request: ServerRequest, response: HttpResponse | None, *, now: int) -> None:
-        """Take the answer to what :meth:`next_request` returned.
+        """Take the answer to what :meth:`next_request` returned. A second one is ignored, and so is one from before a
+        restart.
 
         Args:
-            request: the request.
+            request: the very request that was returned.
             response: the answer, ``None`` if none came.
             now: milliseconds since the epoch.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
         """
+        check_now(now)
+        with raised_as(LocalProtocolError):
+            instances(ServerRequest)(request, "request")
+            optional(instances(HttpResponse))(response, "response")
+        if request not in self._awaited:
+            return
         state = self._state
-        resync = self._resyncs.pop(request, None)
+        resync = self._awaited.pop(request)
         try:
             if response is None:
                 raise MatrixError(status=504, error="no answer")
@@ -341,7 +366,9 @@ class KeyDirectory(metaclass=Sealed):
                 state.transactions.receive_delivered(request.server_name)
             else:
                 outcome = state.remote.receive_devices(resync, resync.request.read_answer(response), now=now)
-                state.announce(outcome.changed, now=now)
+                # While the copy was stale, the other server itself was asked: who asked may know what was never in it.
+                is_taken = outcome.verdict is EduVerdict.APPLIED or outcome.reason is EduReason.OVERTAKEN
+                state.announce(outcome.changed or (IdentityChanged(user_id=resync.user_id),) * is_taken, now=now)
         except E2EKeysError as error:
             if resync is not None:
                 state.remote.receive_failure(resync, now=now, error=error)
@@ -350,8 +377,9 @@ class KeyDirectory(metaclass=Sealed):
                 state.transactions.receive_failed(request.server_name, now=now, retry_after_ms=granted(delay))
 
     def next_wake_at(self, *, now: int) -> int | None:
-        """Return when :meth:`next_request` may have something to send, ``None`` if nothing waits."""
-        return earliest((self._state.transactions.next_wake_at(), self._state.remote.next_wake_at(now=now)))
+        """Return when there is something to send, ``now`` at the earliest; ``None`` if nothing waits."""
+        wake_at = earliest((self._state.transactions.next_wake_at(), self._state.remote.next_wake_at(now=now)))
+        return None if wake_at is None else max(now, wake_at)
 
     def server_keys(self, *, now: int) -> ServerKeys:
         """Return the document of this server's own keys, good for a day."""
@@ -460,6 +488,11 @@ def _state(  # noqa: PLR0917
 
 def _assembled(state: DirectoryState) -> KeyDirectory:
     return _new_directory(state, ClientRequests(state), ServerRequests(state), {})
+
+
+def _check_request(request: object) -> None:
+    with raised_as(LocalProtocolError):
+        instances(HttpRequest)(request, "request")
 
 
 def _answered(begin: Callable[[], Exchange]) -> Exchange:

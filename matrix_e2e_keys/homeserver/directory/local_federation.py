@@ -11,8 +11,10 @@ from typing import Final
 
 from attrs import define
 
+from matrix_e2e_keys.back_off import check_now
 from matrix_e2e_keys.endpoints.http_values import HttpRequest, HttpResponse
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted
+from matrix_e2e_keys.endpoints.members import instances
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted, raised_as
 from matrix_e2e_keys.homeserver.decisions import Requester
 from matrix_e2e_keys.homeserver.directory.key_directory import KeyDirectory
 from matrix_e2e_keys.homeserver.directory.values import Exchange, ServerRequest
@@ -42,6 +44,8 @@ class LocalFederation:
         """
         self._directories = {}
         self.down = set()
+        if not isinstance(directories, Iterable):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "KeyDirectories are needed", path="/directories")
         for directory in directories:
             if type(directory) is not KeyDirectory:
                 raise LocalProtocolError(Reason.WRONG_TYPE, "KeyDirectories are needed", path="/directories")
@@ -52,15 +56,25 @@ class LocalFederation:
             self._directories[directory.server_name] = directory
 
     def __getitem__(self, server_name: str) -> KeyDirectory:
-        """Return the directory of a server."""
-        if server_name not in self._directories:
+        """Return the directory of a server.
+
+        Raises:
+            LocalProtocolError: there is none of that name.
+        """
+        if type(server_name) is not str or server_name not in self._directories:
             raise LocalProtocolError(
                 Reason.INVALID_VALUE, f"there is no server {quoted(server_name)}", path="/server_name"
             )
         return self._directories[server_name]
 
     def replace(self, directory: KeyDirectory) -> None:
-        """Put another directory in the place of the one of the same name, for example one that was restored."""
+        """Put another directory in the place of the one of the same name, for example one that was restored.
+
+        Raises:
+            LocalProtocolError: it is none, or there was none of that name.
+        """
+        if type(directory) is not KeyDirectory:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "a KeyDirectory is needed", path="/directory")
         self[directory.server_name]  # must be there
         self._directories[directory.server_name] = directory
 
@@ -72,16 +86,27 @@ class LocalFederation:
             request: what to ask.
             requester: who asks.
             now: milliseconds since the epoch.
+
+        Raises:
+            LocalProtocolError: there is no such server, or an argument has the wrong type.
         """
         exchange = self[server_name].receive_client_request(request, requester=requester, now=now)
         return self._finished(exchange, now, _MAX_DEPTH)
 
     def send(self, request: ServerRequest, *, now: int) -> HttpResponse | None:
-        """Send a request to another server, and return the answer, ``None`` if it cannot be reached."""
+        """Send a request to another server, and return the answer, ``None`` if it cannot be reached.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        with raised_as(LocalProtocolError):
+            instances(ServerRequest)(request, "request")
+        check_now(now)
         return self._sent(request, now, _MAX_DEPTH)
 
     def settle(self, *, now: int) -> int:
         """Send everything that the servers have for each other now, until nothing is left. Return how much it was."""
+        check_now(now)
         sent = 0
         while sent < _MAX_REQUESTS:
             before = sent

@@ -268,15 +268,17 @@ def _change_device(
     if isinstance(effect, StoreDeviceKeys):
         device.keys = effect.keys
     elif isinstance(effect, StoreOneTimeKeys):
+        known = {key_digest(held.key) for held in device.pool.values()} | device.given.keys()
         for key_id, key in effect.keys.items():
-            if key_id in device.pool:
-                raise _conflict(f"{quoted(key_id)} is held")
+            if key_id in device.pool or key_digest(key) in known:
+                raise _conflict(f"{quoted(key_id)} is held, or its key is known")
             device.pool[key_id] = PooledKey(key_id=key_id, key=key, uploaded=upload)
     elif isinstance(effect, StoreFallbackKey):
         algorithm = effect.key_id.partition(":")[0]
         device.fallback_keys[algorithm] = FallbackKeyRecord(key_id=effect.key_id, key=effect.key)
     elif isinstance(effect, TakeOneTimeKey):
-        if effect.key_id not in device.pool:
+        held_key = device.pool.get(effect.key_id)
+        if held_key is None or key_digest(held_key.key) != effect.digest:
             raise _conflict(f"{quoted(effect.key_id)} is not held any more")
         del device.pool[effect.key_id]
         device.given[effect.digest] = effect.key_id

@@ -24,9 +24,9 @@ Answers: TypeAlias = Mapping[str, HttpResponse | None]
 """Server name to its answer, ``None`` if none came in time. A server that is not named did not answer either."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class ServerRequest:
-    """A request to another homeserver.
+    """A request to another homeserver. Each is equal to itself only: the same may be asked twice, at two times.
 
     Attributes:
         server_name: the server to ask.

@@ -245,7 +245,7 @@ class XMatrixClaim:
                 signed.verify(entity=self.origin, key_id=key_id, key=key, verifier=verifier)
             except VerificationError:
                 raise _denied(f"Invalid signature by {self.origin} with key {quoted(key_id)}") from None
-        return ServerName(self.origin)
+        return parse_server_name(self.origin)
 
     def _known_keys(self, keys: object, received_ts: int, now: int) -> dict[str, Ed25519PublicKey]:
         """Return those of the keys that are said to have signed, at least one."""

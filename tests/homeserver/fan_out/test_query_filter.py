@@ -156,12 +156,12 @@ class TestWhatIsDropped:
         )
         assert dropped(result) == [
             (f"/device_keys/{B}/X/signatures/{EVE.user_id}", Reason.USER_ID_MISMATCH),
-            (f"/device_keys/{B}/X/signatures/{SERVER}", Reason.USER_ID_MISMATCH),
             (f"/master_keys/{B}/signatures/{EVE.user_id}", Reason.USER_ID_MISMATCH),
             (f"/self_signing_keys/{B}/signatures/{EVE.user_id}", Reason.USER_ID_MISMATCH),
         ]
         assert result.dropped[0].raw == {"ed25519:E": "x"}
-        assert [rejection.device_id for rejection in result.dropped] == ["X", "X", None, None]
+        assert [rejection.device_id for rejection in result.dropped] == ["X", None, None]
+        assert result.countersignatures == {(B, "X"): {"ed25519:1": "y"}}
         user = result.users[B]
         assert user.devices["X"].keys is not None
         assert user.master_key is not None
