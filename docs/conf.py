@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|typing|types|enum|nacl|attrs|_VodozemacAccount|_Executor|Any|Segments|T)(\..*)?"),
     (
         "py:.*",
-        r"(Answer|DeviceMap|KeyMap|JsonValue|JsonObject|Usage|Numbers|SignatureQuestion|SignedParts|Refusal|Step)",
+        r"(Answer|Answer_co|DeviceMap|KeyMap|JsonValue|JsonObject|Usage|Numbers|SignatureQuestion|SignedParts|Refusal|Step)",
     ),
     ("py:.*", r"(bytes|str|int|bool|object|None|float|frozenset|tuple|dict|list|type)(\[.*\])?"),
     ("py:.*", r"matrix_e2e_keys\..*"),

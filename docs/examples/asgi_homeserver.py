@@ -3,7 +3,7 @@
 A KeyDirectory decides everything; here are bytes in and bytes out, for clients and for other servers. Three things are
 simpler than in earnest: the access token is "@user:server DEVICE"; who is in which room is told by calling
 ``directory.join``; and a server is where its name says, on port 8448 if it names none. Nothing is stored here, and
-nothing limits how much somebody sends: a proxy in front does.
+nothing limits how much is sent or answered: in earnest, proxies on both sides do.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from matrix_e2e_keys.endpoints.dialects import Dialect, Endpoint, Match
 from matrix_e2e_keys.endpoints.http_values import (
@@ -261,6 +261,19 @@ class Response:
         """Return the response body."""
         raise NotImplementedError
 
+    def as_in(self, dialect: Dialect | None = None) -> Self:
+        """Return the same answer without the members that a dialect lacks, to be answered in that dialect.
+
+        Args:
+            dialect: the dialect of the request; by default the newest.
+
+        Raises:
+            LocalProtocolError: the dialect does not have the endpoint.
+        """
+        lacks = self.endpoint.dialect(dialect).lacks
+        empty: dict[str, Any] = {name: {} for name in lacks if hasattr(self, name)}
+        return evolve(self, **empty)  # type: ignore[misc]  # every response is an attrs class
+
     def to_http(self, dialect: Dialect | None = None) -> HttpResponse:
         """Return the answer as HTTP, with status 200.
 
@@ -268,7 +281,7 @@ class Response:
             dialect: the dialect of the request; by default the newest.
 
         Raises:
-            LocalProtocolError: the dialect does not have the endpoint, or lacks what is answered.
+            LocalProtocolError: the dialect does not have the endpoint, or lacks what is answered; see :meth:`as_in`.
         """
         spoken = self.endpoint.dialect(dialect)
         with raised_as(LocalProtocolError):

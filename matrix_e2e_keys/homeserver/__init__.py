@@ -5,9 +5,9 @@ Everything that an author of a homeserver needs is importable from here, beside 
 
 from matrix_e2e_keys.homeserver.admission.authentication import (
     AuthenticationReason,
+    MayStore,
     NoOp,
     RequireAuthentication,
-    Store,
     UploadKind,
     authentication_needed,
 )
@@ -32,10 +32,18 @@ from matrix_e2e_keys.homeserver.device_streams.outbox import DeviceListOutbox
 from matrix_e2e_keys.homeserver.device_streams.outbox_edus import edus_of
 from matrix_e2e_keys.homeserver.device_streams.outbox_values import DevicePoke, IdentityPoke, OutboundUpdates, Poke
 from matrix_e2e_keys.homeserver.device_streams.remote_lists import RemoteDeviceLists
-from matrix_e2e_keys.homeserver.device_streams.remote_values import EduOutcome, EduReason, EduVerdict, Resync
+from matrix_e2e_keys.homeserver.device_streams.remote_values import (
+    EduOutcome,
+    EduReason,
+    EduVerdict,
+    ListNotice,
+    Resync,
+)
 from matrix_e2e_keys.homeserver.directory.key_directory import KeyDirectory
+from matrix_e2e_keys.homeserver.directory.known_servers import KnownServers
 from matrix_e2e_keys.homeserver.directory.local_federation import LocalFederation
 from matrix_e2e_keys.homeserver.directory.memory_store import MemoryStore
+from matrix_e2e_keys.homeserver.directory.state import Authenticate
 from matrix_e2e_keys.homeserver.directory.values import Exchange, ServerRequest, SyncAnswer
 from matrix_e2e_keys.homeserver.effects import (
     NOTICES,
@@ -46,6 +54,7 @@ from matrix_e2e_keys.homeserver.effects import (
     DropSignaturesOn,
     Effect,
     IdentityChanged,
+    IfUnchanged,
     MarkFallbackKeyUsed,
     SignedOthers,
     StoreCrossSigningKey,
@@ -95,6 +104,7 @@ __all__ = [
     "SPEC",
     "STRICT",
     "USAGES",
+    "Authenticate",
     "AuthenticationReason",
     "ClaimAnswer",
     "ClaimLedger",
@@ -119,13 +129,17 @@ __all__ = [
     "HandedOutKey",
     "IdentityChanged",
     "IdentityPoke",
+    "IfUnchanged",
     "IncomingClaim",
     "KeyDirectory",
     "KeyWanted",
+    "KnownServers",
     "Limits",
+    "ListNotice",
     "LocalClaims",
     "LocalFederation",
     "MarkFallbackKeyUsed",
+    "MayStore",
     "MemoryStore",
     "NoOp",
     "OutboundUpdates",
@@ -145,7 +159,6 @@ __all__ = [
     "SignatureJudgment",
     "SignaturesDecision",
     "SignedOthers",
-    "Store",
     "StoreCrossSigningKey",
     "StoreDevice",
     "StoreDeviceKeys",

@@ -50,11 +50,11 @@ class Requester:
         )
 
 
-Answer = TypeVar("Answer", bound=Response)
+Answer_co = TypeVar("Answer_co", bound=Response, covariant=True)
 
 
 @frozen(kw_only=True)
-class Decision(Generic[Answer]):
+class Decision(Generic[Answer_co]):
     """What to store, and what to answer.
 
     Attributes:
@@ -62,15 +62,20 @@ class Decision(Generic[Answer]):
         answer: the answer, or the error.
     """
 
-    answer: Answer | MatrixError
+    answer: Answer_co | MatrixError
     effects: tuple[Effect, ...] = ()
 
     @property
     def is_refusal(self) -> bool:
         """Whether the answer is an error."""
-        return isinstance(self.answer, MatrixError)
+        return self.refusal is not None
 
-    def require(self) -> Answer:
+    @property
+    def refusal(self) -> MatrixError | None:
+        """The error, ``None`` if the answer is none."""
+        return self.answer if isinstance(self.answer, MatrixError) else None
+
+    def require(self) -> Answer_co:
         """Return the answer.
 
         Raises:

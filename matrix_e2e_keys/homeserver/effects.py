@@ -4,18 +4,18 @@ Facts:
 
 * Each effect says what has to hold when it is applied. A store that finds that it does not (somebody else was faster)
   gives up the transaction, reads again and decides again.
-* An effect that is applied twice changes nothing the second time, but for notices, which may be told twice.
+* Effects that are applied twice change nothing the second time, or are found not to hold; notices may be told twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
 from attrs import field, frozen
 
 from matrix_e2e_keys.endpoints.members import map_of, settle
-from matrix_e2e_keys.homeserver.stored_keys import StoredKey, UserSignature, stored_key
+from matrix_e2e_keys.homeserver.stored_keys import StoredKey, UserKeys, UserSignature, stored_key
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.signing.signed_json import SignedJson
 
@@ -28,6 +28,7 @@ __all__ = [
     "DropSignaturesOn",
     "Effect",
     "IdentityChanged",
+    "IfUnchanged",
     "MarkFallbackKeyUsed",
     "SignedOthers",
     "StoreCrossSigningKey",
@@ -37,12 +38,28 @@ __all__ = [
     "StoreOneTimeKeys",
     "StoreSignature",
     "TakeOneTimeKey",
+    "guarded",
 ]
 
 
 @frozen(kw_only=True)
+class IfUnchanged:
+    """Nothing to do: what follows holds only if the user is still as the decision saw him. To a database that is
+    ``UPDATE users SET revision = revision + 1 WHERE user_id = ... AND revision = ...``, and whether that was a row.
+
+    Attributes:
+        user_id: the user.
+        revision: the :attr:`~matrix_e2e_keys.homeserver.UserKeys.revision` of the view.
+    """
+
+    user_id: str
+    revision: int
+
+
+@frozen(kw_only=True)
 class StoreDevice:
-    """Add a device without keys, or rename the one that is there. Holds if no cross-signing key is called like it.
+    """Add a device without keys, or rename the one that is there. Holds if no cross-signing key of the user, current or
+    earlier, is called like it.
 
     Attributes:
         user_id: the owner.
@@ -58,6 +75,7 @@ class StoreDevice:
 @frozen(kw_only=True)
 class DeleteDevice:
     """Delete a device and all that is its own: keys, one-time keys, fallback keys, and what is remembered of them.
+    Holds always.
 
     Attributes:
         user_id: the owner.
@@ -70,7 +88,7 @@ class DeleteDevice:
 
 @frozen(kw_only=True)
 class StoreDeviceKeys:
-    """Replace the keys of a device. Holds if the device still exists.
+    """Replace the keys of a device. Holds if the device still exists, with the keys that the decision saw.
 
     Attributes:
         user_id: the owner.
@@ -86,8 +104,7 @@ class StoreDeviceKeys:
 @frozen(kw_only=True)
 class StoreOneTimeKeys:
     """Add one-time keys, later than all that are there. Holds if none of the ids is held, none of the keys is
-    held or was claimed under any id, and the device still exists; and, if the policy refuses it, none of the ids was
-    claimed.
+    held or was claimed under any id, and the device still exists.
 
     Attributes:
         user_id: the owner.
@@ -106,6 +123,7 @@ class StoreOneTimeKeys:
 @frozen(kw_only=True)
 class StoreFallbackKey:
     """Replace the fallback key of one algorithm by one that has not been used. Holds if the device still exists.
+    If that very key is there already, by its digest, nothing is done: it may have been used meanwhile.
 
     Attributes:
         user_id: the owner.
@@ -143,23 +161,25 @@ class TakeOneTimeKey:
 
 @frozen(kw_only=True)
 class MarkFallbackKeyUsed:
-    """Remember that a fallback key was given away. Holds if it is still the fallback key of its algorithm.
+    """Remember that a fallback key was given away. Holds if that key is still the fallback key of its algorithm.
 
     Attributes:
         user_id: the owner.
         device_id: the device.
         key_id: the id of the key.
+        digest: what names the key beyond its id; see :func:`~matrix_e2e_keys.homeserver.key_digest`.
     """
 
     user_id: str
     device_id: str
     key_id: str
+    digest: str
 
 
 @frozen(kw_only=True)
 class StoreCrossSigningKey:
-    """Replace a cross-signing key; its public key joins those the user had. Holds if what the decision saw is still
-    there, and no device of the user is called like it.
+    """Replace a cross-signing key; the public key of the one before joins those the user had. Holds if the identity is
+    the one that the decision saw, and no device of the user is called like the new key.
 
     Attributes:
         user_id: the owner.
@@ -175,6 +195,7 @@ class StoreCrossSigningKey:
 @frozen(kw_only=True)
 class DropCrossSigningKey:
     """Forget a cross-signing key that the new master key has not signed. Its public key stays among the earlier ones.
+    Holds always.
 
     Attributes:
         user_id: the owner.
@@ -187,7 +208,8 @@ class DropCrossSigningKey:
 
 @frozen(kw_only=True)
 class StoreSignature:
-    """Keep a signature on somebody else's master key, in the place of the one that the signer made before.
+    """Keep a signature on somebody else's master key, in the place of the one that the signer made before. Holds if the
+    user-signing key and, as far as it is known here, the master key are still those that the signature names.
 
     Attributes:
         signature: the signature.
@@ -198,7 +220,7 @@ class StoreSignature:
 
 @frozen(kw_only=True)
 class DropSignaturesBy:
-    """Forget all that a user signed of others: the key that signed is gone.
+    """Forget all that a user signed of others: the key that signed is gone. Holds always.
 
     Attributes:
         user_id: who signed.
@@ -209,7 +231,7 @@ class DropSignaturesBy:
 
 @frozen(kw_only=True)
 class DropSignaturesOn:
-    """Forget what others signed of a user: the key that was signed is gone.
+    """Forget what others signed of a user: the key that was signed is gone. Holds always.
 
     Attributes:
         user_id: whose master key.
@@ -256,7 +278,8 @@ class SignedOthers:
 
 
 Effect: TypeAlias = (
-    StoreDevice
+    IfUnchanged
+    | StoreDevice
     | DeleteDevice
     | StoreDeviceKeys
     | StoreOneTimeKeys
@@ -275,3 +298,12 @@ Effect: TypeAlias = (
 """What a store is to do, or whom to tell."""
 
 NOTICES: Final = (DeviceChanged, IdentityChanged, SignedOthers)
+
+
+def guarded(effects: Iterable[Effect], *views: UserKeys) -> tuple[Effect, ...]:
+    """Internal: return effects that hold only if the users whose views have a revision are unchanged."""
+    listed = tuple(effects)
+    conditions = (
+        IfUnchanged(user_id=view.user_id, revision=view.revision) for view in views if view.revision is not None
+    )
+    return (*conditions, *listed) if listed else ()

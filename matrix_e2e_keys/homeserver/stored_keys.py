@@ -11,18 +11,19 @@ Facts:
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
-from typing import Any, TypeAlias, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 from attrs import field, frozen
 
+from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.endpoints.entries import read_device, read_entry
 from matrix_e2e_keys.endpoints.members import (
     boolean,
     device_id,
     instances,
+    integer,
     list_of,
     map_of,
     opaque_string,
@@ -31,7 +32,7 @@ from matrix_e2e_keys.endpoints.members import (
     strings,
     user_id,
 )
-from matrix_e2e_keys.errors import Refusal
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey, read_one_time_key
@@ -46,6 +47,7 @@ __all__ = [
     "UserKeys",
     "UserSignature",
     "device_entry",
+    "is_called_like",
     "key_digest",
     "one_time_key_entry",
     "stored_key",
@@ -53,6 +55,8 @@ __all__ = [
 
 StoredKey: TypeAlias = SignedJson | str
 """A one-time or fallback key: the signed object, or a bare string."""
+
+_KEY_BYTES: Final = 32
 
 USAGES: tuple[Usage, ...] = get_args(Usage)
 """The three roles of cross-signing keys, the master key first."""
@@ -68,13 +72,32 @@ def stored_key(value: object, *at: str | int) -> Any:
 
 
 def key_digest(key: StoredKey) -> str:
-    """Return what names a one-time key beyond its id: unpadded base64 of SHA-256 over the text of the key.
+    """Return what names a one-time key beyond its id: unpadded base64 of SHA-256 over the 32 bytes of the key, or over
+    its text if that is not the base64 of 32 bytes.
 
-    Two keys with the same text are one key, whatever else is signed. It is what to remember of a key that was given
-    away.
+    Two objects with the same key in them are one key, whatever else is signed. It is what to remember of a key that was
+    given away.
+
+    Args:
+        key: the signed object, or the bare string; of a :class:`~matrix_e2e_keys.OneTimeKey`, what is stored of it.
+
+    Raises:
+        LocalProtocolError: it is neither.
     """
+    if type(key) is not SignedJson and type(key) is not str:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "a SignedJson or a string is needed", path="/key")
     text = key if type(key) is str else _key_text(key)  # type: ignore[arg-type]
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()).decode().rstrip("=")
+    (raw,) = unpadded_base64.decode_fixed([text], _KEY_BYTES)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass") if raw is None else raw).digest()
+    return unpadded_base64.encode(digest)
+
+
+def is_called_like(device_id: str, key_name: str) -> bool:
+    """Internal: tell whether a device can be taken for a public key, however its id is written."""
+    if device_id == key_name:
+        return True
+    raw = unpadded_base64.decode_loosely(key_name)
+    return raw is not None and raw == unpadded_base64.decode_loosely(device_id)
 
 
 def _key_text(key: SignedJson) -> str:
@@ -149,6 +172,9 @@ class UserSignature:
 
 def _devices(value: object, *at: str | int) -> Mapping[str, DeviceRecord]:
     devices: Mapping[str, DeviceRecord] = map_of(instances(DeviceRecord))(value, *at)
+    for name, device in devices.items():
+        if device.device_id != name:
+            raise Refusal(Reason.DEVICE_ID_MISMATCH, f"this is the device {quoted(device.device_id)}", *at, name)
     return devices
 
 
@@ -162,9 +188,13 @@ class UserKeys:
         master_key: the master key, with the signatures by itself and by the user's devices; ``None`` if there is none.
         self_signing_key: the self-signing key, ``None`` if there is none.
         user_signing_key: the user-signing key, ``None`` if there is none.
-        earlier_keys: public keys, in unpadded base64, of cross-signing keys the user had before. No device may be
-            called like one of them.
-        signatures: what the user signed of others.
+        earlier_keys: public keys, in unpadded base64 (``key.key_id.name``), of cross-signing keys the user had before.
+            No device may be called like one of them.
+        signatures: what the user signed of others. An upload of signatures is decided on them; an answer to a query is
+            told them apart.
+        revision: a number of the caller's that changes with anything of the above but ``signatures``. If it is given, a
+            decision made from this view begins with :class:`~matrix_e2e_keys.homeserver.IfUnchanged`. ``None`` is for
+            callers who read the view in the very transaction that writes, with the user locked. Left out of equality.
     """
 
     user_id: str
@@ -174,6 +204,7 @@ class UserKeys:
     user_signing_key: CrossSigningKey | None = None
     earlier_keys: frozenset[str] = frozenset()
     signatures: tuple[UserSignature, ...] = ()
+    revision: int | None = field(default=None, eq=False)
 
     def __attrs_post_init__(self) -> None:
         key = optional(instances(CrossSigningKey))
@@ -186,12 +217,25 @@ class UserKeys:
             user_signing_key=key,
             earlier_keys=_names,
             signatures=list_of(instances(UserSignature)),
+            revision=optional(integer),
         )
+        for usage in USAGES:
+            held = self.key_of(usage)
+            if held is not None and (held.user_id, held.usage) != (self.user_id, usage):
+                detail = f"this is the {held.usage} key of {quoted(held.user_id)}"
+                raise LocalProtocolError(Reason.WRONG_USAGE, detail, path=f"/{usage}_key")
 
     def key_of(self, usage: str) -> CrossSigningKey | None:
         """Return the key of one of :data:`USAGES`, ``None`` if there is none."""
         key: CrossSigningKey | None = getattr(self, f"{usage}_key") if usage in USAGES else None
         return key
+
+    def has_key_called(self, device_id: str) -> bool:
+        """Tell whether a device of this id could be taken for a cross-signing key, current or earlier.
+
+        Base64 is read as leniently as anybody might: with padding, in either alphabet.
+        """
+        return any(is_called_like(device_id, name) for name in self.identity_key_names)
 
     @property
     def identity_key_names(self) -> frozenset[str]:

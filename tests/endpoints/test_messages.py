@@ -40,6 +40,7 @@ from matrix_e2e_keys import (
     UserKeysQueryResponse,
     read_request,
 )
+from matrix_e2e_keys.testing.samples import SampleUser
 
 BASES: tuple[type, ...] = (Request, BodyRequest, Response)
 PUBLIC = [getattr(matrix_e2e_keys, name) for name in matrix_e2e_keys.__all__]
@@ -418,6 +419,23 @@ class TestBases:
         for kind in (Unread, Unanswered):
             with pytest.raises(NotImplementedError):
                 kind.from_json({})
+
+    def test_an_answer_without_what_a_dialect_lacks(self) -> None:
+        query = KeysQueryResponse(
+            device_keys={"@a:b": {}},
+            master_keys={"@a:b": SampleUser("@a:b").master_key},
+            failures={"b": {}},
+            extra={"x": 1},
+        )
+        with pytest.raises(LocalProtocolError):
+            query.to_http(CLIENT_V2_ALPHA)
+        said = query.as_in(CLIENT_V2_ALPHA)
+        assert json.loads(said.to_http(CLIENT_V2_ALPHA).body) == {"device_keys": {"@a:b": {}}, "x": 1}
+        assert query.as_in() == query
+        uploaded = KeysUploadResponse(one_time_key_counts={"a": 1})
+        assert uploaded.as_in(CLIENT_V2_ALPHA) == uploaded
+        with pytest.raises(LocalProtocolError):
+            KeysChangesResponse().as_in(CLIENT_V2_ALPHA)
 
     def test_nothing_to_refuse_in_a_dialect(self) -> None:
         assert SendToDeviceResponse().to_http(None).body == b"{}"

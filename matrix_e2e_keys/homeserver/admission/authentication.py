@@ -30,9 +30,9 @@ from matrix_e2e_keys.outcome import Rejection
 
 __all__ = [
     "AuthenticationReason",
+    "MayStore",
     "NoOp",
     "RequireAuthentication",
-    "Store",
     "UploadKind",
     "authentication_needed",
     "supplied_keys",
@@ -53,7 +53,7 @@ class NoOp:
 
 
 @frozen(kw_only=True)
-class Store:
+class MayStore:
     """The keys may be stored without further proof, if they are good.
 
     Attributes:
@@ -76,7 +76,7 @@ class RequireAuthentication:
     usages: tuple[Usage, ...]
 
 
-UploadKind: TypeAlias = NoOp | Store | RequireAuthentication
+UploadKind: TypeAlias = NoOp | MayStore | RequireAuthentication
 """What an upload of cross-signing keys amounts to."""
 
 
@@ -111,7 +111,7 @@ def authentication_needed(request: DeviceSigningUploadRequest, *, requester: Req
         return NoOp()
     # "there is no existing master signing key uploaded"; "except when used by an application service"
     if stored.master_key is None or requester.has_authenticated or requester.is_application_service:
-        return Store(usages=changed)
+        return MayStore(usages=changed)
     if "master" in changed:
         reason = AuthenticationReason.REPLACES_MASTER_KEY
     elif any(stored.key_of(usage) is not None for usage in changed):

@@ -89,7 +89,7 @@ def admit_device_keys(
     content = signed.content
     _check_owner(content, user, device_id)
     # "Servers therefore must ensure that device IDs will not collide with cross-signing public keys."
-    if device_id in user.identity_key_names:
+    if user.has_key_called(device_id):
         raise refusal("M_FORBIDDEN", "Key ID in use", status=403)
     if policy.checks_device_keys and isinstance(entry, DeviceKeys):
         _check_keys(entry, user, verifier)

@@ -21,7 +21,6 @@ from typing import Final
 
 from attrs import define, field
 
-from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.algorithms import ED25519
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
@@ -49,9 +48,10 @@ from matrix_e2e_keys.homeserver.effects import (
     SignedOthers,
     StoreCrossSigningKey,
     StoreDeviceKeys,
+    guarded,
 )
 from matrix_e2e_keys.homeserver.policies import SPEC, Limits, Policy, check_policy
-from matrix_e2e_keys.homeserver.stored_keys import USAGES, UserKeys
+from matrix_e2e_keys.homeserver.stored_keys import USAGES, UserKeys, is_called_like
 from matrix_e2e_keys.keys import Ed25519Signature
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey, Usage
 from matrix_e2e_keys.outcome import Rejection
@@ -108,7 +108,7 @@ def decide_device_signing_upload(
     if type(kind) is RequireAuthentication:
         asked = _PASSWORD if challenge is None else challenge
         return Decision(answer=MatrixError(status=401, errcode=None, user_interactive=asked))
-    return Decision(answer=DeviceSigningUploadResponse(), effects=tuple(upload.effects()))
+    return Decision(answer=DeviceSigningUploadResponse(), effects=guarded(upload.effects(), stored))
 
 
 @define(kw_only=True)
@@ -207,7 +207,7 @@ class _Upload:
         """Refuse a key that could be taken for another one."""
         devices = self.user.devices
         # "The public key of one of the keys is the same as one of the user's device IDs": however it is written.
-        if any(unpadded_base64.decode_loosely(device_id) == key.raw for device_id in devices):
+        if any(is_called_like(device_id, key.key_id.name) for device_id in devices):
             raise refusal("M_FORBIDDEN", "Key ID in use", status=403)
         raws = [other.raw for other in self.keys.values() if other is not key]
         raws += [device_signing_key(device_id, device.keys) for device_id, device in devices.items()]

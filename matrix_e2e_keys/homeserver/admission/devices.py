@@ -28,6 +28,7 @@ from matrix_e2e_keys.homeserver.effects import (
     IdentityChanged,
     StoreCrossSigningKey,
     StoreDevice,
+    guarded,
 )
 from matrix_e2e_keys.homeserver.policies import SPEC, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import UserKeys
@@ -64,7 +65,7 @@ def decide_log_in(
     except RemoteProtocolError as error:
         raise refusal("M_INVALID_PARAM", printable(error.detail)) from None
     # "servers MUST not allow devices to have the same IDs as cross-signing keys"
-    if device_id in stored.identity_key_names:
+    if stored.has_key_called(device_id):
         raise refusal("M_FORBIDDEN", "The device ID is in use")
     _check_name(display_name)
     # "Ignored if `device_id` corresponds to a known device."
@@ -124,7 +125,7 @@ def decide_delete_devices(device_ids: Iterable[str], *, stored: UserKeys) -> tup
     if master_key is not None:
         effects.append(StoreCrossSigningKey(user_id=user_id, usage="master", key=master_key))
         notices.append(IdentityChanged(user_id=user_id))
-    return (*effects, *notices)
+    return guarded((*effects, *notices), stored)
 
 
 def _check_arguments(device_id: object, display_name: object, stored: object) -> None:
@@ -144,7 +145,8 @@ def _check_name(display_name: str | None) -> None:
 
 
 def _named(device_id: str, stored: UserKeys, display_name: str | None) -> tuple[Effect, ...]:
-    return (
+    effects: tuple[Effect, ...] = (
         StoreDevice(user_id=stored.user_id, device_id=device_id, display_name=display_name),
         DeviceChanged(user_id=stored.user_id, device_id=device_id),
     )
+    return guarded(effects, stored)

@@ -39,11 +39,13 @@ from matrix_e2e_keys.homeserver.admission.one_time_keys import (
     read_keys,
     storable,
 )
+from matrix_e2e_keys.homeserver.admission.signature_roles import device_signing_key
 from matrix_e2e_keys.homeserver.admission.uploaded_objects import refusal
 from matrix_e2e_keys.homeserver.decisions import Decision, Requester, check_requester
-from matrix_e2e_keys.homeserver.effects import Effect, StoreFallbackKey, StoreOneTimeKeys
+from matrix_e2e_keys.homeserver.effects import Effect, StoreFallbackKey, StoreOneTimeKeys, guarded
 from matrix_e2e_keys.homeserver.policies import SPEC, Limits, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, UserKeys, key_digest, stored_key
+from matrix_e2e_keys.signing.signed_json import SignedJson
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 
 __all__ = ["UploadLookup", "UploadView", "decide_keys_upload", "upload_lookup"]
@@ -201,7 +203,7 @@ def _decide(
     new = new_one_time_keys(
         one_time_keys,
         held=view.one_time_keys,
-        claimed=view.claimed,
+        claimed={} if _begins_anew(device_id, view.user, device.keys) else view.claimed,
         digests=known,
         fallback_digests=frozenset(key_digest(record.key) for record in view.fallback_keys.values()),
         policy=policy,
@@ -221,7 +223,15 @@ def _decide(
         effects.append(StoreFallbackKey(user_id=user_id, device_id=device_id, key_id=key_id, key=key))
     held = Counter(view.counts) + added  # only what is more than zero
     answer = KeysUploadResponse(one_time_key_counts={SIGNED_CURVE25519: 0, **held})
-    return Decision(answer=answer, effects=(*effects, *device.notices))
+    return Decision(answer=answer, effects=guarded((*effects, *device.notices), view.user))
+
+
+def _begins_anew(device_id: str, user: UserKeys, keys: SignedJson | None) -> bool:
+    """Tell whether a device has another signing key than before: then its ids of one-time keys begin anew as well."""
+    before = user.devices[device_id].keys
+    if before is None or keys is None:
+        return False
+    return device_signing_key(device_id, before) != device_signing_key(device_id, keys)
 
 
 def _check_frame(request: KeysUploadRequest, policy: Policy) -> None:

@@ -60,6 +60,7 @@ from matrix_e2e_keys.homeserver.effects import (
     StoreCrossSigningKey,
     StoreDeviceKeys,
     StoreSignature,
+    guarded,
 )
 from matrix_e2e_keys.homeserver.policies import SPEC, Limits, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import UserKeys, UserSignature
@@ -147,7 +148,7 @@ def decide_signatures_upload(
     cases = upload.judge(entries, verifier)
     return SignaturesDecision(
         answer=_answer(cases, is_deployed_form=deployed_failures),
-        effects=upload.effects(cases),
+        effects=guarded(upload.effects(cases), stored),
         judgments=tuple(judgment for case in cases for judgment in case.judgments()),
     )
 

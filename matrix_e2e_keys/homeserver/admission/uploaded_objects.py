@@ -101,4 +101,7 @@ def master_key_without(user: UserKeys, device_ids: frozenset[str]) -> CrossSigni
     kept = {key_id: text for key_id, text in own.items() if key_id.partition(":")[2] not in device_ids}
     if len(kept) == len(own):
         return None
-    return master_key.with_signed(new_signed_json(parts._replace(signatures={**signatures, user.user_id: kept})))
+    del signatures[user.user_id]
+    if kept:
+        signatures[user.user_id] = kept
+    return master_key.with_signed(new_signed_json(parts._replace(signatures=signatures or None)))

@@ -20,7 +20,7 @@ Facts:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Self
 
@@ -80,8 +80,8 @@ class ClaimLedger:
     keys_per_device: int = _KEYS_PER_DEVICE
     keys_per_window: int = _KEYS_PER_WINDOW
     window_ms: int = _AN_HOUR_MS
-    _windows: dict[str, _Window] = field(factory=dict, init=False, repr=False)
-    """By claimant, the one that began first at the beginning."""
+    _windows: OrderedDict[str, _Window] = field(factory=OrderedDict, init=False, repr=False)
+    """By claimant, the one that began first at the beginning. In a dict, each look at it passes what is gone."""
 
     def __attrs_post_init__(self) -> None:
         for name, value, least in (
@@ -217,7 +217,7 @@ class ClaimLedger:
             for name, window in stored.objects("claimants")
         }
         # A database may have put them into another order.
-        ledger._windows = dict(sorted(windows.items(), key=lambda item: item[1].began))
+        ledger._windows = OrderedDict(sorted(windows.items(), key=lambda item: item[1].began))
         return ledger
 
 

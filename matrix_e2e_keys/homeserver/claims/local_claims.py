@@ -236,7 +236,14 @@ class _OpenPool:
             return None
         if not record.is_used and want.algorithm not in self._marked:
             self._marked.add(want.algorithm)
-            effects.append(MarkFallbackKeyUsed(user_id=want.user_id, device_id=want.device_id, key_id=record.key_id))
+            effects.append(
+                MarkFallbackKeyUsed(
+                    user_id=want.user_id,
+                    device_id=want.device_id,
+                    key_id=record.key_id,
+                    digest=key_digest(record.key),
+                )
+            )
         return HandedOutKey(wanted=want, key_id=record.key_id, key=record.key, is_fallback=True)
 
     def _opened(self) -> dict[str | None, list[PooledKey]]:

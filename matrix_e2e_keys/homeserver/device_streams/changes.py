@@ -21,6 +21,7 @@ from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists, SyncKeys
 from matrix_e2e_keys.endpoints.members import counts as checked_counts
 from matrix_e2e_keys.endpoints.members import instances, map_of, optional, user_id, user_ids
 from matrix_e2e_keys.errors import LocalProtocolError, raised_as
+from matrix_e2e_keys.homeserver.device_streams.names import names_in
 from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord
 
 __all__ = ["device_list_changes", "sync_keys"]
@@ -36,6 +37,8 @@ def device_list_changes(
     signed: Iterable[str] = (),
 ) -> DeviceLists:
     """Return what a user is told about a stretch of the stream: in ``/sync``, or as answer to ``/keys/changes``.
+
+    Of a mapping, the users are its names.
 
     Args:
         viewer_id: the user.
@@ -53,11 +56,11 @@ def device_list_changes(
     """
     with raised_as(LocalProtocolError):
         viewer = frozenset({user_id(viewer_id, "viewer_id")})
-        before = frozenset(user_ids(shared_before, "shared_before")) - viewer
-        now = frozenset(user_ids(shared_now, "shared_now")) - viewer
-        changed = frozenset(user_ids(moved, "moved")) & (now | viewer)
-        changed |= frozenset(user_ids(newly_met, "newly_met")) & now
-        of_viewer = frozenset(user_ids(signed, "signed"))
+        before = _users(shared_before, "shared_before") - viewer
+        now = _users(shared_now, "shared_now") - viewer
+        changed = _users(moved, "moved") & (now | viewer)
+        changed |= _users(newly_met, "newly_met") & now
+        of_viewer = _users(signed, "signed")
     left = before - now
     changed |= (now - before) | (of_viewer - left)
     return DeviceLists(changed=tuple(sorted(changed)), left=tuple(sorted(left)))
@@ -87,3 +90,7 @@ def sync_keys(
         one_time_key_counts={SIGNED_CURVE25519: 0, **{name: number for name, number in numbers.items() if number}},
         unused_fallback_key_types=tuple(sorted(name for name, record in records.items() if not record.is_used)),
     )
+
+
+def _users(value: object, name: str) -> frozenset[str]:
+    return frozenset(user_ids(names_in(value), name))

@@ -15,6 +15,7 @@ Facts:
 
 Nothing is sent here. :meth:`DeviceListOutbox.next_transaction` says what to send, :func:`edus_of` in which words. Store
 the outbox in the transaction that stores what has changed, before anything is sent: a number must not be given twice.
+One process must own it: two that have read the same outbox give the same numbers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from matrix_e2e_keys.endpoints.members import device_id as checked_device_id
 from matrix_e2e_keys.endpoints.members import list_of, server_name
 from matrix_e2e_keys.endpoints.members import user_id as checked_user_id
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, raised_as
+from matrix_e2e_keys.homeserver.device_streams.changed_rows import ChangedRows
+from matrix_e2e_keys.homeserver.device_streams.names import names_in
 from matrix_e2e_keys.homeserver.device_streams.outbox_edus import edus_of
 from matrix_e2e_keys.homeserver.device_streams.outbox_queue import OutboxQueue
 from matrix_e2e_keys.homeserver.device_streams.outbox_values import DevicePoke, IdentityPoke, OutboundUpdates, Poke
@@ -48,6 +51,12 @@ class DeviceListOutbox:
 
     Made empty, or by :meth:`from_json`. Times are milliseconds on the caller's clock. An own server among the
     destinations would be told as well: leave it out, and leave out the users of others.
+
+    Stored as a whole with :meth:`to_json`, or in rows: one for each destination (:meth:`destination_to_json`), one for
+    each user (:meth:`stream_id_of`) and one for :meth:`head_to_json`. :meth:`take_changed` says which destinations
+    changed. For :meth:`from_json` put them together::
+
+        {**head, "users": {user_id: stream_id, ...}, "destinations": {server_name: row, ...}}
     """
 
     _newest: int = field(default=0, init=False)
@@ -55,6 +64,7 @@ class DeviceListOutbox:
     _of_user: dict[str, int] = field(factory=dict, init=False)
     _queues: dict[str, OutboxQueue] = field(factory=dict, init=False)
     _back_off: BackOff = field(factory=BackOff, init=False, repr=False)
+    _changed: ChangedRows = field(factory=ChangedRows, init=False, repr=False, eq=False)
 
     # ----------------------------------------------------------------------------------------------------------
     # What has changed
@@ -66,7 +76,7 @@ class DeviceListOutbox:
         Args:
             user_id: the owner, a user of this server.
             device_id: the device.
-            destinations: the servers to tell: those that share a room with the user.
+            destinations: the servers to tell: those that share a room with the user. Of a mapping, its names.
             now: the caller's time in milliseconds.
 
         Returns:
@@ -85,7 +95,7 @@ class DeviceListOutbox:
 
         Args:
             user_id: a user of this server.
-            destinations: the servers to tell.
+            destinations: the servers to tell. Of a mapping, its names.
             now: the caller's time in milliseconds.
 
         Raises:
@@ -96,14 +106,18 @@ class DeviceListOutbox:
     def _put(self, user_id: str, device_id: str | None, destinations: Iterable[str], now: int) -> None:
         with raised_as(LocalProtocolError):
             checked_user_id(user_id, "user_id")
-            servers = list_of(server_name)(destinations, "destinations")
+            servers = list_of(server_name)(names_in(destinations), "destinations")
         check_now(now)
         stream_id = 0
         if device_id is not None:
             self._newest += 1
             stream_id = self._of_user[user_id] = self._newest
         for destination in servers:
-            self._queues.setdefault(destination, OutboxQueue()).put(user_id, device_id, stream_id, now)
+            if destination not in self._queues:
+                self._queues[destination] = OutboxQueue()
+                self._changed.added(destination)
+            self._queues[destination].put(user_id, device_id, stream_id, now)
+            self._changed.altered(destination)
 
     def stream_id_of(self, user_id: str) -> int:
         """Return the number of the newest update of a user, zero if there is none: for ``user/devices``."""
@@ -135,8 +149,9 @@ class DeviceListOutbox:
         if queue is None or now < self._back_off.ready_at(destination):
             return None
         updates = queue.next(self._number + 1, destination)
-        if updates is not None:
-            self._number = max(self._number, updates.number)
+        if updates is not None and updates.number > self._number:
+            self._number = updates.number
+            self._changed.altered(destination)
         return updates
 
     def receive_delivered(self, updates: OutboundUpdates) -> None:
@@ -147,6 +162,7 @@ class DeviceListOutbox:
         """
         queue = self._queue(_checked(updates).destination)
         if queue is not None and queue.delivered(updates):
+            self._changed.altered(updates.destination)
             self._back_off.succeeded(updates.destination)
 
     def receive_failed(self, updates: OutboundUpdates, *, now: int, retry_after_ms: int | None = None) -> None:
@@ -178,6 +194,7 @@ class DeviceListOutbox:
         queue = self._queue(destination)
         if queue is not None and user_id in self._of_user:
             queue.resynced(user_id, self._of_user[user_id])
+            self._changed.altered(destination)
 
     def forget_destination(self, destination: str) -> None:
         """Forget a server for good. If there is something to tell it one day, it begins anew.
@@ -187,6 +204,7 @@ class DeviceListOutbox:
         """
         if self._queue(destination) is not None:
             del self._queues[destination]
+            self._changed.removed(destination)
             self._back_off.succeeded(destination)
 
     def prune(self, *, now: int) -> None:
@@ -196,8 +214,9 @@ class DeviceListOutbox:
             LocalProtocolError: the time is no integer.
         """
         before = check_now(now) - _DAY_MS
-        for queue in self._queues.values():
-            queue.prune(before)
+        for destination, queue in self._queues.items():
+            if queue.prune(before):
+                self._changed.altered(destination)
 
     def next_wake_at(self, *, now: int) -> int | None:
         """Return when there is something to send, ``now`` at the earliest; ``None`` if that depends on others.
@@ -208,9 +227,9 @@ class DeviceListOutbox:
         check_now(now)
         return earliest(max(now, self._back_off.ready_at(destination)) for destination in self.destinations_waiting)
 
-    def _queue(self, destination: str) -> OutboxQueue | None:
+    def _queue(self, destination: str, name: str = "destination") -> OutboxQueue | None:
         if type(destination) is not str:
-            raise LocalProtocolError(Reason.WRONG_TYPE, "a destination is a string", path="/destination")
+            raise LocalProtocolError(Reason.WRONG_TYPE, "a destination is a string", path=f"/{name}")
         return self._queues.get(destination)
 
     # ----------------------------------------------------------------------------------------------------------
@@ -220,19 +239,44 @@ class DeviceListOutbox:
     def to_json(self) -> JsonObject:
         """Return what has to survive a restart. What is on its way is sent again; delays are forgotten."""
         return {
-            "version": _VERSION,
-            "newest": self._newest,
-            "number": self._number,
+            **self.head_to_json(),
             "users": {**self._of_user},
             "destinations": {destination: queue.to_json() for destination, queue in self._queues.items()},
         }
+
+    def head_to_json(self) -> JsonObject:
+        """Return what of :meth:`to_json` is about nobody in particular: ``version``, ``newest`` and ``number``.
+
+        It is another after each :meth:`device_changed`, and where :meth:`next_transaction` returns something new.
+        """
+        return {"version": _VERSION, "newest": self._newest, "number": self._number}
+
+    def destination_to_json(self, server_name: str) -> JsonObject | None:
+        """Return what :meth:`to_json` has about one server, ``None`` if it has nothing.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        queue = self._queue(server_name, "server_name")
+        return None if queue is None else queue.to_json()
+
+    def take_changed(self) -> frozenset[str]:
+        """Return the servers whose rows changed since the last call, or since the outbox was made or restored.
+
+        Write the row of each, or delete it if :meth:`destination_to_json` returns ``None``. They are named once: if
+        they could not be stored, keep them for the next time. This is not part of what is stored.
+        """
+        return self._changed.take()
 
     @classmethod
     def from_json(cls, obj: object) -> DeviceListOutbox:
         """Restore an outbox.
 
+        Args:
+            obj: what :meth:`to_json` returned, or the rows put together.
+
         Raises:
-            LocalProtocolError: it is not what :meth:`to_json` returned.
+            LocalProtocolError: it is something else.
         """
         stored = Stored(obj)
         stored.require_version(_VERSION)

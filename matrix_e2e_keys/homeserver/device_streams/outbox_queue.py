@@ -134,8 +134,12 @@ class OutboxQueue:
     def _note(self, user_id: str, stream_id: int) -> None:
         self._delivered[user_id] = max(stream_id, self._delivered.get(user_id, 0))
 
-    def prune(self, before: int) -> None:
-        """Leave one poke of those that have waited since ``before`` or longer, for each user."""
+    def prune(self, before: int) -> bool:
+        """Leave one poke of those that have waited since ``before`` or longer, for each user.
+
+        Returns:
+            Whether the queue is another now.
+        """
         flight = self._flight
         if flight is not None and not flight.is_out and min(flight.since.values()) <= before:
             taken = {
@@ -143,14 +147,19 @@ class OutboxQueue:
             }
             self._waiting = {**{name: taken[name] for name in taken if name not in self._waiting}, **self._waiting}
             self._flight = None
+        is_changed = self._flight is not flight
         old = [name for name, waiting in self._waiting.items() if waiting.since <= before]
         newest = {user_id: device_id for user_id, device_id in old if device_id is not None}
         for user_id, device_id in old:
             if user_id in newest and newest[user_id] != device_id:
                 del self._waiting[user_id, device_id]
+                is_changed = True
+        if newest.keys() - self._restarts or newest.keys() & self._delivered.keys():
+            is_changed = True
         for user_id in newest:
             self._delivered.pop(user_id, None)
             self._restarts.add(user_id)
+        return is_changed
 
     # ----------------------------------------------------------------------------------------------------------
     # Over a restart

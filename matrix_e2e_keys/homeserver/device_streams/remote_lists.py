@@ -15,10 +15,12 @@ Facts:
 * A copy that is stale is good enough if its server cannot be reached, and not otherwise.
 
 Nothing is sent here. :meth:`RemoteDeviceLists.next_resync` says what to ask. The clock is the caller's.
+One process must own the lists: what another is told would be missing here.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from attrs import define, field
@@ -30,6 +32,7 @@ from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.endpoints.members import user_id as checked_user_id
 from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, RemoteProtocolError, quoted, raised_as
 from matrix_e2e_keys.homeserver.device_streams.cached_user import MAX_DEVICES, CachedUser, judged_keys
+from matrix_e2e_keys.homeserver.device_streams.changed_rows import ChangedRows
 from matrix_e2e_keys.homeserver.device_streams.remote_values import EduOutcome, EduReason, EduVerdict, Resync
 from matrix_e2e_keys.homeserver.device_streams.resync_queue import ResyncQueue
 from matrix_e2e_keys.homeserver.effects import IdentityChanged
@@ -52,6 +55,11 @@ _OF_THE_SERVER: Final = frozenset({401, 403, 408, 429})
 class RemoteDeviceLists:
     """The devices of users of other servers. A state machine without input or output.
 
+    Stored as a whole with :meth:`to_json`, or in rows, one for each user (:meth:`user_to_json`). :meth:`take_changed`
+    says which changed. For :meth:`from_json` put them together::
+
+        {"version": 1, "users": {user_id: row, ...}}
+
     Attributes:
         resyncs_per_server: how many requests may be on their way to one server at once.
         verifier: who checks the signatures of self-signing keys.
@@ -61,8 +69,9 @@ class RemoteDeviceLists:
     verifier: Verifier = field(default=LIBSODIUM, repr=False)
     _users: dict[str, CachedUser] = field(factory=dict, init=False, repr=False)
     _queue: ResyncQueue = field(init=False, repr=False)
-    _recent: dict[str, None] = field(factory=dict, init=False, repr=False)
+    _recent: OrderedDict[str, None] = field(factory=OrderedDict, init=False, repr=False)
     """Users of whom numbers are remembered, the most recent last."""
+    _changed: ChangedRows = field(factory=ChangedRows, init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         if type(self.resyncs_per_server) is not int or self.resyncs_per_server < 1:
@@ -93,6 +102,7 @@ class RemoteDeviceLists:
         check_now(now)
         if _checked(user_id) not in self._users:
             self._users[user_id] = CachedUser(UserKeys(user_id=user_id))
+            self._changed.added(user_id)
             self._queue.add(user_id)
 
     def untrack(self, user_id: str, *, now: int) -> None:
@@ -105,6 +115,7 @@ class RemoteDeviceLists:
         if self._users.pop(_checked(user_id), None) is not None:
             self._recent.pop(user_id, None)
             self._queue.discard(user_id)
+            self._changed.removed(user_id)
 
     def suspect(self, user_id: str, *, now: int) -> bool:
         """Note that the devices of a user may have changed: a message came from a device nobody knows, for example.
@@ -183,6 +194,7 @@ class RemoteDeviceLists:
             reason = EduReason.TOO_MANY_DEVICES
         if reason is not None:
             return self._needs_resync(user, reason)
+        self._changed.altered(edu.user_id)
         return EduOutcome(verdict=EduVerdict.APPLIED, changed=user.put_device(edu, keys))
 
     def _receive_identity(self, user: CachedUser, edu: SigningKeyUpdate) -> EduOutcome:
@@ -198,6 +210,7 @@ class RemoteDeviceLists:
         )
         if told.refused:
             return self._needs_resync(user, EduReason.MALFORMED, refused=told.refused)
+        self._changed.altered(edu.user_id)
         if not user.put_identity(told.master_key, told.self_signing_key):
             return EduOutcome(verdict=EduVerdict.IGNORED, reason=EduReason.NOTHING_NEW)
         changed = IdentityChanged(user_id=edu.user_id)
@@ -208,15 +221,16 @@ class RemoteDeviceLists:
     def _see(self, user: CachedUser, stream_id: int, now: int) -> None:
         user_id = user.keys.user_id
         user.see(stream_id, now)
-        self._recent.pop(user_id, None)
         self._recent[user_id] = None
+        self._recent.move_to_end(user_id)
         if len(self._recent) > _MAX_USERS_SEEN:
-            forgotten = next(iter(self._recent))
-            del self._recent[forgotten]
+            forgotten, _ = self._recent.popitem(last=False)
             self._users[forgotten].forget_seen()
 
     def _distrust(self, user: CachedUser) -> None:
         user_id = user.keys.user_id
+        if not user.is_stale:
+            self._changed.altered(user_id)
         user.is_stale = True
         user.is_overtaken = self._queue.is_in_flight(user_id)
         self._queue.add(user_id)
@@ -287,6 +301,7 @@ class RemoteDeviceLists:
         self._queue.answered(resync)
         self._see(user, response.stream_id, now)
         changed = user.put_answer(keys, response.stream_id)
+        self._changed.altered(resync.user_id)
         if not user.is_stale:
             return EduOutcome(verdict=EduVerdict.APPLIED, changed=changed, refused=refused)
         self._queue.add(resync.user_id)
@@ -325,6 +340,23 @@ class RemoteDeviceLists:
         """Return what has to survive a restart. Requests on their way and delays do not."""
         return {"version": _VERSION, "users": {user_id: user.to_json() for user_id, user in self._users.items()}}
 
+    def user_to_json(self, user_id: str) -> JsonObject | None:
+        """Return what :meth:`to_json` has about one user, ``None`` if the user is not tracked.
+
+        Raises:
+            LocalProtocolError: it is no user id.
+        """
+        user = self._users.get(_checked(user_id))
+        return None if user is None else user.to_json()
+
+    def take_changed(self) -> frozenset[str]:
+        """Return the users whose rows changed since the last call, or since the lists were made or restored.
+
+        Write the row of each, or delete it if :meth:`user_to_json` returns ``None``. They are named once: if they could
+        not be stored, keep them for the next time. This is not part of what is stored.
+        """
+        return self._changed.take()
+
     @classmethod
     def from_json(
         cls, obj: object, *, resyncs_per_server: int = 4, verifier: Verifier = LIBSODIUM
@@ -332,7 +364,7 @@ class RemoteDeviceLists:
         """Restore the lists.
 
         Args:
-            obj: what :meth:`to_json` returned.
+            obj: what :meth:`to_json` returned, or the rows put together.
             resyncs_per_server: as in the class.
             verifier: as in the class.
 

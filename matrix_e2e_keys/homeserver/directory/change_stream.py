@@ -14,9 +14,10 @@ from typing import Any, Final, Self
 from attrs import define, field
 
 from matrix_e2e_keys.endpoints.client_server.sync import DeviceLists
-from matrix_e2e_keys.errors import LocalProtocolError, Reason
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted
 from matrix_e2e_keys.homeserver.device_streams.changes import device_list_changes
 from matrix_e2e_keys.homeserver.directory.rooms import Rooms
+from matrix_e2e_keys.identifiers import is_user_id
 from matrix_e2e_keys.stored import Stored
 
 __all__ = ["ChangeStream"]
@@ -102,7 +103,14 @@ class ChangeStream:
         stream._moved = dict(stored.items("moved", int))
         for user_id, _ in stored.objects("signed"):
             stream._signed[user_id] = dict(stored.object("signed").items(user_id, int))
-        latest = [stream.position, *stream._moved.values()]
-        if min(latest) < 0 or max(latest) > stream.position or stream.rooms.latest > stream.position:
+        latest = [stream.rooms.latest, *stream._moved.values()]
+        users = [*stream._moved, *stream._signed]
+        for others in stream._signed.values():
+            latest += others.values()
+            users += others
+        for user_id in users:
+            if not is_user_id(user_id):
+                raise LocalProtocolError(Reason.INVALID_IDENTIFIER, f"{quoted(user_id)} is not a user id")
+        if min(latest) < 0 or max(latest) > stream.position:
             raise LocalProtocolError(Reason.INVALID_VALUE, "a position is out of the stream", path="/position")
         return stream

@@ -17,7 +17,7 @@ from matrix_e2e_keys.endpoints.client_server.send_to_device import SendToDeviceR
 from matrix_e2e_keys.endpoints.client_server.signatures_upload import SignaturesUploadRequest
 from matrix_e2e_keys.endpoints.dialects import CLIENT_V2_ALPHA, Dialect
 from matrix_e2e_keys.endpoints.federation.edus import DirectToDevice
-from matrix_e2e_keys.endpoints.federation.user_devices import UserDevicesRequest
+from matrix_e2e_keys.endpoints.federation.user_keys_query import UserKeysQueryRequest, UserKeysQueryResponse
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.endpoints.messages import Request, Response
 from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError
@@ -43,6 +43,7 @@ __all__ = ["ClientRequests", "deliver"]
 
 R = TypeVar("R", bound=Response)
 _ALL_DEVICES: Final = "*"
+_TIMEOUT_MS: Final = 10_000
 
 
 def read_answers(requests: Mapping[str, Request[R]], answers: Answers) -> dict[str, R | ServerFailure]:
@@ -98,6 +99,17 @@ def _countersigned(answer: QueryAnswer) -> dict[str, Any]:
     return device_keys
 
 
+def _told_master_key(answer: UserKeysQueryResponse, user_id: str, state: DirectoryState) -> CrossSigningKey | None:
+    """Return the master key of a user, as the user's server tells of it; ``None`` if it tells of none that counts."""
+    identity = verified_identity(
+        user_id,
+        master_key=answer.master_keys.get(user_id),
+        self_signing_key=answer.self_signing_keys.get(user_id),
+        verifier=state.verifier,
+    )
+    return identity.master_key
+
+
 @frozen
 class ClientRequests:
     """Answers the requests of clients."""
@@ -126,7 +138,7 @@ class ClientRequests:
         if isinstance(request, KeysChangesRequest):
             return self._changes(request, requester)
         if isinstance(request, SendToDeviceRequest):
-            return self._send_to_device(request, requester)
+            return self._send_to_device(request, requester, now)
         raise MatrixError(status=404, errcode="M_UNRECOGNIZED", error="Unrecognized request")
 
     # ----------------------------------------------------------------------------------------------------------
@@ -151,8 +163,10 @@ class ClientRequests:
 
     def _upload_identity(self, request: DeviceSigningUploadRequest, requester: Requester, now: int) -> Response:
         state = self._state
+        has_failed = False
         if request.auth is not None and state.authenticate is not None and not requester.has_authenticated:
             requester = evolve(requester, has_authenticated=bool(state.authenticate(requester, request.auth)))
+            has_failed = "type" in request.auth and not requester.has_authenticated
         decision = decide_device_signing_upload(
             request,
             requester=requester,
@@ -160,24 +174,39 @@ class ClientRequests:
             policy=state.policy,
             verifier=state.verifier,
         )
+        answer = decision.answer
+        if has_failed and isinstance(answer, MatrixError) and answer.user_interactive is not None:
+            # It is answered with the question again, "with the addition of the standard `errcode` and `error` fields".
+            raise MatrixError(
+                status=401,
+                errcode="M_FORBIDDEN",
+                error="The authentication failed",
+                user_interactive=answer.user_interactive,
+            )
         return self._carried_out(decision, now)
 
     def _upload_signatures(
         self, request: SignaturesUploadRequest, requester: Requester, dialect: Dialect, now: int
     ) -> Exchange:
         state = self._state
-        master_keys: dict[str, CrossSigningKey | None] = {}
-        requests: dict[str, dict[str, UserDevicesRequest]] = {}
-        for user_id in signed_users(request, requester=requester):
-            if state.is_local(user_id):
-                local = state.store.user(user_id)
-                master_keys[user_id] = None if local is None else local.master_key
-            elif (cached := state.remote.cached(user_id)) is not None:
-                master_keys[user_id] = cached.master_key
-            else:
-                requests.setdefault(home_of(user_id), {})[user_id] = UserDevicesRequest(user_id=user_id)
+        signed = signed_users(request, requester=requester)
+        abroad: dict[str, list[str]] = {}
+        for user_id in signed:
+            if not state.is_local(user_id) and state.remote.cached(user_id) is None:
+                abroad.setdefault(home_of(user_id), []).append(user_id)
+        requests = {name: UserKeysQueryRequest.for_users(user_ids) for name, user_ids in abroad.items()}
 
-        def finish(now: int) -> Exchange:
+        def finish(answers: Answers, now: int) -> Exchange:
+            master_keys: dict[str, CrossSigningKey | None] = dict.fromkeys(signed)
+            for server_name, answer in read_answers(requests, answers).items():
+                if not isinstance(answer, ServerFailure):
+                    for user_id in abroad[server_name]:
+                        master_keys[user_id] = _told_master_key(answer, user_id, state)
+            # Others may have changed while one waited.
+            for user_id in signed:
+                known = state.store.user(user_id) if state.is_local(user_id) else state.remote.cached(user_id)
+                if known is not None:
+                    master_keys[user_id] = known.master_key
             decision = decide_signatures_upload(
                 request,
                 requester=requester,
@@ -188,29 +217,9 @@ class ClientRequests:
             )
             return Exchange(response=self._carried_out(decision, now).to_http(dialect))
 
-        def ask(now: int) -> Exchange:
-            """Ask each server for one user at a time."""
-            wave = {server_name: users.popitem()[1] for server_name, users in requests.items() if users}
-            if not wave:
-                return finish(now)
+        return self._fan_out(requests, _TIMEOUT_MS, finish, now)
 
-            def take(answers: Answers, now: int) -> Exchange:
-                for server_name, answer in read_answers(wave, answers).items():
-                    if not isinstance(answer, ServerFailure) and answer.user_id == wave[server_name].user_id:
-                        identity = verified_identity(
-                            answer.user_id,
-                            master_key=answer.master_key,
-                            self_signing_key=answer.self_signing_key,
-                            verifier=state.verifier,
-                        )
-                        master_keys[answer.user_id] = identity.master_key
-                return ask(now)
-
-            return Exchange(requests=self._asked(wave), step=take)
-
-        return ask(now)
-
-    def _asked(self, requests: Mapping[str, Request[Any]], timeout_ms: int = 10_000) -> tuple[ServerRequest, ...]:
+    def _asked(self, requests: Mapping[str, Request[Any]], timeout_ms: int) -> tuple[ServerRequest, ...]:
         return tuple(
             self._state.ask(server_name, request, timeout_ms=timeout_ms) for server_name, request in requests.items()
         )
@@ -268,7 +277,7 @@ class ClientRequests:
             state.commit(local.effects, now=now)
             answer = plan.answer(local=local.keys, remote=read_answers(plan.remote, answers))
             # The keys are taken: they go out in whatever form they have, also where the dialect has another.
-            response = evolve(answer.response, failures={}) if dialect is CLIENT_V2_ALPHA else answer.response
+            response = answer.response.as_in(dialect)
             try:
                 return Exchange(response=response.to_http(dialect))
             except LocalProtocolError:
@@ -287,24 +296,29 @@ class ClientRequests:
         lists = self._state.stream.lists_since(requester.user_id, position)
         return KeysChangesResponse(changed=lists.changed, left=lists.left)
 
-    def _send_to_device(self, request: SendToDeviceRequest, requester: Requester) -> Response:
-        state = self._state
+    def _send_to_device(self, request: SendToDeviceRequest, requester: Requester, now: int) -> Response:
         _require_readable(request)
+        state = self._state
         name = json.dumps([requester.user_id, requester.device_id, request.event_type, request.txn_id])
+        local: dict[str, Any] = {}
         remote: dict[str, dict[str, Any]] = {}
-        for user_id, messages in request.messages.items() if state.mailbox.is_new(name) else ():
-            if state.is_local(user_id):
-                deliver(state, requester.user_id, request.event_type, user_id, messages)
-            else:
-                remote.setdefault(home_of(user_id), {})[user_id] = messages
-        for server_name, of_users in remote.items():
-            state.transactions.add_message(
-                server_name,
-                DirectToDevice(
-                    sender=requester.user_id,
-                    event_type=request.event_type,
-                    message_id=f"{state.server_name}-{state.stream.next_position()}",
-                    messages=of_users,
-                ),
+        for user_id, messages in request.messages.items():
+            (local if state.is_local(user_id) else remote.setdefault(home_of(user_id), {}))[user_id] = messages
+        edus = {
+            server_name: DirectToDevice(
+                sender=requester.user_id,
+                event_type=request.event_type,
+                message_id=f"{now}-{state.stream.position}-{server_name}",
+                messages=of_users,
             )
+            for server_name, of_users in remote.items()
+        }
+        for server_name, edu in edus.items():
+            state.check_carried(server_name, edu, now=now)
+        if state.mailbox.is_new(name):
+            for user_id, messages in local.items():
+                deliver(state, requester.user_id, request.event_type, user_id, messages)
+            for server_name, edu in edus.items():
+                state.stream.next_position()
+                state.transactions.add_message(server_name, edu)
         return SendToDeviceResponse()

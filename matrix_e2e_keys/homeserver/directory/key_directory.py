@@ -25,7 +25,6 @@ from attrs import define, evolve
 
 from matrix_e2e_keys.back_off import check_now, earliest, granted
 from matrix_e2e_keys.endpoints.dialects import Authentication, Match, find_endpoint
-from matrix_e2e_keys.endpoints.federation.send_transaction import SendTransactionResponse
 from matrix_e2e_keys.endpoints.federation.server_keys import ServerKeysRequest, ServerKeysResponse
 from matrix_e2e_keys.endpoints.http_values import HttpRequest, HttpResponse
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
@@ -51,7 +50,7 @@ from matrix_e2e_keys.homeserver.effects import DeleteDevice, IdentityChanged
 from matrix_e2e_keys.homeserver.federation_auth.authorization import XMatrixClaim, read_authorization
 from matrix_e2e_keys.homeserver.policies import SPEC, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import UserKeys
-from matrix_e2e_keys.identifiers import parse_room_id, parse_server_name, parse_user_id, read_identifier
+from matrix_e2e_keys.identifiers import home_of, parse_room_id, parse_server_name, parse_user_id, read_identifier
 from matrix_e2e_keys.models.server_keys import ServerKeys
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signers import Signer, check_signer
@@ -61,7 +60,7 @@ from matrix_e2e_keys.stored import Stored
 __all__ = ["KeyDirectory"]
 
 _VERSION: Final = 1
-_OF_SERVERS: Final = {"keys_per_device": 1_000, "keys_per_window": 100_000}
+_OF_SERVERS: Final = {"keys_per_device": 25, "keys_per_window": 100_000}
 _KEYS_VALID_MS: Final = 24 * 60 * 60 * 1000
 
 
@@ -154,7 +153,7 @@ class KeyDirectory(metaclass=Sealed):
         self._state.commit(effects, now=check_now(now))
 
     def rename_device(self, user_id: str, device_id: str, display_name: str | None, *, now: int) -> None:
-        """Give a device another name, or none.
+        """Give a device another name. ``None`` leaves it as it is.
 
         Raises:
             MatrixError: there is no such device, or the name is too long.
@@ -193,16 +192,33 @@ class KeyDirectory(metaclass=Sealed):
             room = read_identifier(parse_room_id, room_id, "room_id")
         state, rooms = self._state, self._state.stream.rooms
         check_now(now)
-        local = [other for other in {*rooms.members(room), name} if state.is_local(other)]
-        served = {other: state.servers_sharing(other) for other in local}
+        had, shared = rooms.servers(room), rooms.servers_sharing(name)
         if not rooms.set_member(room, name, joins=joins, position=state.stream.next_position()):
             return
-        for other in sorted(local):
-            state.introduce(other, servers=state.servers_sharing(other) - served[other], now=now)
-        for other in {*rooms.members(room), name}:
-            if not state.is_local(other):
-                is_met = any(state.is_local(near) for near in rooms.sharing(other))
-                (state.remote.track if is_met else state.remote.untrack)(other, now=now)
+        if not joins:
+            self._forget_strangers(room, name, now)
+        elif state.is_local(name):
+            state.introduce(name, servers=rooms.servers(room) - shared - {self.server_name}, now=now)
+            for other in rooms.members(room) if self.server_name not in had else ():
+                if not state.is_local(other):
+                    state.remote.track(other, now=now)
+        else:
+            if self.server_name in had:
+                state.remote.track(name, now=now)
+            for other in sorted(rooms.members(room)) if home_of(name) not in had else ():
+                if state.is_local(other) and not rooms.shares_with(other, home_of(name), beside=room):
+                    state.introduce(other, servers=(home_of(name),), now=now)
+
+    def _forget_strangers(self, room_id: str, left: str, now: int) -> None:
+        """Keep no device lists of users with whom nobody here shares a room since somebody left one."""
+        rooms = self._state.stream.rooms
+        if not self._state.is_local(left):
+            others: Iterable[str] = (left,)
+        else:
+            others = () if self.server_name in rooms.servers(room_id) else rooms.members(room_id)
+        for other in others:
+            if not self._state.is_local(other) and not rooms.shares_with(other, self.server_name):
+                self._state.remote.untrack(other, now=now)
 
     # ----------------------------------------------------------------------------------------------------------
     # What comes in
@@ -231,7 +247,7 @@ class KeyDirectory(metaclass=Sealed):
             incoming = read_request(request, match=match)
             return self._clients.begin(incoming.request, requester=requester, dialect=incoming.dialect, now=now)
 
-        return _answered(begin)
+        return _answered(begin, lambda: self._require_device(requester))
 
     def receive_server_request(self, request: HttpRequest, *, authorization: Iterable[str] = (), now: int) -> Exchange:
         """Take a request of another server.
@@ -259,15 +275,17 @@ class KeyDirectory(metaclass=Sealed):
                 raise MatrixError(status=404, errcode="M_UNRECOGNIZED", error="Unrecognized request")
             claim = read_authorization(authorization, server_name=self.server_name)
             known = self._state.servers.keys_for(claim, now=now)
-            if known is not None:
+            if known is not None or not self._state.servers.may_ask(claim.origin, now=now):
                 return self._answer_server(match, request, claim, now)
             ask = ServerRequest(server_name=claim.origin, request=ServerKeysRequest().to_http())
             return Exchange(requests=(ask,), step=lambda answers, later: take_keys(match, claim, answers, later))
 
         def take_keys(match: Match, claim: XMatrixClaim, answers: Answers, later: int) -> Exchange:
             response = answers.get(claim.origin)
-            with contextlib.suppress(E2EKeysError):  # then its keys are not known
-                if response is not None:
+            if response is None:
+                self._state.servers.receive_failure(claim.origin, now=later)
+            else:
+                with contextlib.suppress(E2EKeysError):  # then its keys are not known
                     self._state.servers.receive(claim.origin, response, now=later)
             return self._answer_server(match, request, claim, later)
 
@@ -359,10 +377,11 @@ class KeyDirectory(metaclass=Sealed):
         state = self._state
         resync = self._awaited.pop(request)
         try:
-            if response is None:
+            if response is None or response.status < 200:
                 raise MatrixError(status=504, error="no answer")
             if resync is None:
-                SendTransactionResponse.from_http(response)
+                if response.status >= 300:
+                    raise MatrixError.from_http(response) if response.status >= 400 else MatrixError(status=502)
                 state.transactions.receive_delivered(request.server_name)
             else:
                 outcome = state.remote.receive_devices(resync, resync.request.read_answer(response), now=now)
@@ -372,6 +391,8 @@ class KeyDirectory(metaclass=Sealed):
         except E2EKeysError as error:
             if resync is not None:
                 state.remote.receive_failure(resync, now=now, error=error)
+            elif isinstance(error, MatrixError) and _is_final(error.status):
+                state.transactions.receive_refused(request.server_name, now=now)
             else:
                 delay = error.retry_after_ms if isinstance(error, MatrixError) else None
                 state.transactions.receive_failed(request.server_name, now=now, retry_after_ms=granted(delay))
@@ -450,6 +471,11 @@ _PARTS: Final[Mapping[str, Callable[[Any, DirectoryState], Any]]] = {
 _new_directory: Final = constructor_of(KeyDirectory)
 
 
+def _is_final(status: int) -> bool:
+    """Tell whether waiting does not change that a server refuses. It may, where it is about who asks, or how often."""
+    return 400 <= status < 500 and status not in (401, 403, 404, 405, 408, 425, 429)
+
+
 def _state(  # noqa: PLR0917
     server_name: str,
     signers: Signer | Iterable[Signer],
@@ -495,8 +521,13 @@ def _check_request(request: object) -> None:
         instances(HttpRequest)(request, "request")
 
 
-def _answered(begin: Callable[[], Exchange]) -> Exchange:
-    """Return what ``begin`` returns, or the answer that says what is wrong; and likewise in each step after it."""
+def _answered(begin: Callable[[], Exchange], still: Callable[[], object] = lambda: None) -> Exchange:
+    """Return what ``begin`` returns, or the answer that says what is wrong; and likewise in each step after it.
+
+    Args:
+        begin: what to do.
+        still: raises if nothing more is to be done by the time a step is gone on with.
+    """
     try:
         exchange = begin()
     except E2EKeysError as error:
@@ -504,4 +535,9 @@ def _answered(begin: Callable[[], Exchange]) -> Exchange:
     step = exchange._step
     if step is None:
         return exchange
-    return evolve(exchange, step=lambda answers, now: _answered(lambda: step(answers, now)))
+
+    def proceed(answers: Answers, now: int) -> Exchange:
+        still()
+        return step(answers, now)
+
+    return evolve(exchange, step=lambda answers, now: _answered(lambda: proceed(answers, now), still))

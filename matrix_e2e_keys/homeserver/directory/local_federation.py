@@ -25,7 +25,7 @@ _MAX_DEPTH: Final = 8
 _MAX_REQUESTS: Final = 100_000
 
 
-@define
+@define(init=False)
 class LocalFederation:
     """Some homeservers, and the wires between them.
 

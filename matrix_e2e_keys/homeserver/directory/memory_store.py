@@ -24,6 +24,7 @@ from matrix_e2e_keys.homeserver.effects import (
     DropSignaturesBy,
     DropSignaturesOn,
     Effect,
+    IfUnchanged,
     MarkFallbackKeyUsed,
     StoreCrossSigningKey,
     StoreDevice,
@@ -40,6 +41,7 @@ from matrix_e2e_keys.homeserver.stored_keys import (
     StoredKey,
     UserKeys,
     UserSignature,
+    is_called_like,
     key_digest,
 )
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
@@ -49,6 +51,10 @@ from matrix_e2e_keys.stored import Stored
 __all__ = ["MemoryStore"]
 
 _VERSION: Final = 1
+_CHANGES: Final = (StoreDevice, DeleteDevice, StoreDeviceKeys, StoreCrossSigningKey, DropCrossSigningKey)
+"""What a decision may depend on that was made before."""
+_OF_USERS: Final = (StoreDevice, DeleteDevice, DropSignaturesBy, StoreCrossSigningKey, DropCrossSigningKey)
+_OF_DEVICES: Final = (StoreDeviceKeys, StoreOneTimeKeys, StoreFallbackKey, TakeOneTimeKey, MarkFallbackKeyUsed)
 
 
 @define
@@ -72,11 +78,12 @@ class _User:
     earlier: set[str] = field(factory=set)
     signatures: dict[str, UserSignature] = field(factory=dict)
     """Signed user to signature."""
+    revision: int = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _User:
         """Return a copy that can be changed; the values in it cannot."""
         devices = {name: deepcopy(device, memo) for name, device in self.devices.items()}
-        return _User(devices, dict(self.keys), set(self.earlier), dict(self.signatures))
+        return _User(devices, dict(self.keys), set(self.earlier), dict(self.signatures), self.revision)
 
     def view(self, user_id: str) -> UserKeys:
         return UserKeys(
@@ -90,6 +97,7 @@ class _User:
             user_signing_key=self.keys.get("user_signing"),
             earlier_keys=frozenset(self.earlier),
             signatures=tuple(self.signatures.values()),
+            revision=self.revision,
         )
 
 
@@ -169,35 +177,37 @@ class MemoryStore:
             LocalProtocolError: one of them does not hold, or is none. Nothing is changed.
         """
         touched: dict[str, _User] = {}
+        changed: set[str] = set()
+        """Those of whom something changed that other decisions depend on."""
         uploads = self._uploads
         for effect in effects:
             if isinstance(effect, NOTICES):
                 continue
-            if isinstance(effect, DropSignaturesOn):
-                for user_id, user in self._users.items():
-                    if effect.user_id in touched.get(user_id, user).signatures:
-                        self._to_change(user_id, touched).signatures.pop(effect.user_id)
-            elif isinstance(effect, StoreSignature):
-                signature = effect.signature
-                self._to_change(signature.signer_id, touched).signatures[signature.user_id] = signature
-            elif isinstance(effect, StoreDevice):
-                _store_device(self._to_change(effect.user_id, touched), effect)
-            elif isinstance(effect, DeleteDevice):
-                self._to_change(effect.user_id, touched).devices.pop(effect.device_id, None)
-            elif isinstance(effect, DropSignaturesBy):
-                self._to_change(effect.user_id, touched).signatures.clear()
-            elif isinstance(effect, StoreCrossSigningKey | DropCrossSigningKey):
-                _change_identity(self._to_change(effect.user_id, touched), effect)
-            elif isinstance(
-                effect, StoreDeviceKeys | StoreOneTimeKeys | StoreFallbackKey | TakeOneTimeKey | MarkFallbackKeyUsed
-            ):
+            if isinstance(effect, _CHANGES):
+                changed.add(effect.user_id)
+            if isinstance(effect, _OF_DEVICES):
                 device = self._to_change(effect.user_id, touched).devices.get(effect.device_id)
                 if device is None:
                     raise _conflict(f"there is no device {quoted(effect.device_id)} of {quoted(effect.user_id)}")
                 uploads += 1
                 _change_device(device, effect, uploads)
+            elif isinstance(effect, IfUnchanged):
+                if self._users.get(effect.user_id, _User()).revision != effect.revision:
+                    raise _conflict(f"{quoted(effect.user_id)} is not as he was")
+            elif isinstance(effect, StoreSignature):
+                signature = effect.signature
+                signed = touched.get(signature.user_id, self._users.get(signature.user_id, _User()))
+                _store_signature(self._to_change(signature.signer_id, touched), signature, signed.keys.get("master"))
+            elif isinstance(effect, DropSignaturesOn):
+                for user_id, user in self._users.items():
+                    if effect.user_id in touched.get(user_id, user).signatures:
+                        self._to_change(user_id, touched).signatures.pop(effect.user_id)
+            elif isinstance(effect, _OF_USERS):
+                _change_user(self._to_change(effect.user_id, touched), effect)
             else:
                 raise LocalProtocolError(Reason.WRONG_TYPE, "effects are needed", path="/effects")
+        for user_id in touched.keys() & changed:
+            touched[user_id].revision += 1
         self._users.update(touched)
         self._uploads = uploads
 
@@ -232,7 +242,7 @@ class MemoryStore:
         store._users = {user_id: _read_user(user) for user_id, user in stored.objects("users")}
         for user_id, user in store._users.items():
             with stored.reading("users", user_id):
-                user.view(user_id)
+                _check_user(user, user_id, store._uploads)
         return store
 
 
@@ -244,10 +254,28 @@ def _counts(device: _Device) -> dict[str, int]:
     return counts
 
 
-def _store_device(user: _User, effect: StoreDevice) -> None:
-    if effect.device_id in user.view(effect.user_id).identity_key_names:
-        raise _conflict(f"{quoted(effect.device_id)} is a cross-signing key")
-    user.devices.setdefault(effect.device_id, _Device()).display_name = effect.display_name
+def _change_user(
+    user: _User, effect: StoreDevice | DeleteDevice | DropSignaturesBy | StoreCrossSigningKey | DropCrossSigningKey
+) -> None:
+    if isinstance(effect, StoreDevice):
+        if user.view(effect.user_id).has_key_called(effect.device_id):
+            raise _conflict(f"{quoted(effect.device_id)} is a cross-signing key")
+        user.devices.setdefault(effect.device_id, _Device()).display_name = effect.display_name
+    elif isinstance(effect, DeleteDevice):
+        user.devices.pop(effect.device_id, None)
+    elif isinstance(effect, DropSignaturesBy):
+        user.signatures.clear()
+    else:
+        _change_identity(user, effect)
+
+
+def _store_signature(signer: _User, signature: UserSignature, signed: CrossSigningKey | None) -> None:
+    key = signer.keys.get("user_signing")
+    if key is None or key.key_name != signature.signer_key_id:
+        raise _conflict(f"the user-signing key of {quoted(signature.signer_id)} is another")
+    if signed is not None and signed.key_name != signature.master_key_id:
+        raise _conflict(f"the master key of {quoted(signature.user_id)} is another")
+    signer.signatures[signature.user_id] = signature
 
 
 def _change_identity(user: _User, effect: StoreCrossSigningKey | DropCrossSigningKey) -> None:
@@ -255,7 +283,8 @@ def _change_identity(user: _User, effect: StoreCrossSigningKey | DropCrossSignin
     if before is not None:
         user.earlier.add(before.key_id.name)
     if isinstance(effect, StoreCrossSigningKey):
-        if effect.key.key_id.name in user.devices:
+        user.earlier.discard(effect.key.key_id.name)
+        if any(is_called_like(name, effect.key.key_id.name) for name in user.devices):
             raise _conflict(f"a device is called {quoted(effect.key.key_id.name)}")
         user.keys[effect.usage] = effect.key
 
@@ -270,12 +299,16 @@ def _change_device(
     elif isinstance(effect, StoreOneTimeKeys):
         known = {key_digest(held.key) for held in device.pool.values()} | device.given.keys()
         for key_id, key in effect.keys.items():
-            if key_id in device.pool or key_digest(key) in known:
+            digest = key_digest(key)
+            if key_id in device.pool or digest in known:
                 raise _conflict(f"{quoted(key_id)} is held, or its key is known")
+            known.add(digest)
             device.pool[key_id] = PooledKey(key_id=key_id, key=key, uploaded=upload)
     elif isinstance(effect, StoreFallbackKey):
         algorithm = effect.key_id.partition(":")[0]
-        device.fallback_keys[algorithm] = FallbackKeyRecord(key_id=effect.key_id, key=effect.key)
+        record = device.fallback_keys.get(algorithm)
+        if record is None or key_digest(record.key) != key_digest(effect.key):
+            device.fallback_keys[algorithm] = FallbackKeyRecord(key_id=effect.key_id, key=effect.key)
     elif isinstance(effect, TakeOneTimeKey):
         held_key = device.pool.get(effect.key_id)
         if held_key is None or key_digest(held_key.key) != effect.digest:
@@ -285,7 +318,7 @@ def _change_device(
     else:
         algorithm = effect.key_id.partition(":")[0]
         held = device.fallback_keys.get(algorithm)
-        if held is None or held.key_id != effect.key_id:
+        if held is None or held.key_id != effect.key_id or key_digest(held.key) != effect.digest:
             raise _conflict(f"{quoted(effect.key_id)} is not the fallback key any more")
         device.fallback_keys[algorithm] = FallbackKeyRecord(key_id=held.key_id, key=held.key, is_used=True)
 
@@ -308,6 +341,7 @@ def _write_user(user: _User) -> dict[str, Any]:
         "devices": {name: _write_device(device) for name, device in user.devices.items()},
         "keys": {usage: key.to_json() for usage, key in user.keys.items()},
         "earlier": sorted(user.earlier),
+        "revision": user.revision,
         "signatures": {
             name: [signed.signer_id, signed.signer_key_id, signed.master_key_id, signed.signature]
             for name, signed in user.signatures.items()
@@ -316,7 +350,7 @@ def _write_user(user: _User) -> dict[str, Any]:
 
 
 def _read_user(stored: Stored) -> _User:
-    user = _User(earlier=set(stored.values("earlier", str)))
+    user = _User(earlier=set(stored.values("earlier", str)), revision=stored.member("revision", int))
     for name, device in stored.objects("devices"):
         user.devices[name] = _read_device(device)
     for usage, key in stored.items("keys", dict):
@@ -332,6 +366,27 @@ def _read_user(stored: Stored) -> _User:
                 signer_id=parts[0], signer_key_id=parts[1], user_id=name, master_key_id=parts[2], signature=parts[3]
             )
     return user
+
+
+def _check_user(user: _User, user_id: str, uploads: int) -> None:
+    """Refuse what cannot have come about.
+
+    Raises:
+        LocalProtocolError: something does not fit.
+    """
+    view = user.view(user_id)
+    for signature in user.signatures.values():
+        if signature.signer_id != user_id:
+            raise LocalProtocolError(Reason.USER_ID_MISMATCH, "a signature is somebody else's", path="/signatures")
+    for name, device in user.devices.items():
+        if view.has_key_called(name):
+            raise LocalProtocolError(
+                Reason.IDENTIFIER_COLLISION, f"{quoted(name)} is a cross-signing key", path="/devices"
+            )
+        if any(held.uploaded > uploads for held in device.pool.values()):
+            raise LocalProtocolError(Reason.INVALID_VALUE, "an upload is later than the last", path="/devices")
+        if any(held.key_id.partition(":")[0] != algorithm for algorithm, held in device.fallback_keys.items()):
+            raise LocalProtocolError(Reason.INVALID_KEY_ID, "a fallback key is of another algorithm", path="/devices")
 
 
 def _write_device(device: _Device) -> dict[str, Any]:

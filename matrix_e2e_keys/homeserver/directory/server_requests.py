@@ -62,18 +62,15 @@ class ServerRequests:
 
     def _devices(self, request: UserDevicesRequest, origin: str) -> Response:
         state = self._state
-        outbox = state.transactions.outbox
         decision = decide_user_devices(
             request,
             origin=origin,
             server_name=state.server_name,
             stored=state.store.user(request.user_id),
-            stream_id=outbox.stream_id_of(request.user_id),
+            stream_id=state.transactions.outbox.stream_id_of(request.user_id),
             shows_display_names=state.shows_display_names,
         )
-        answer = decision.require()
-        outbox.receive_resync(origin, request.user_id)
-        return answer
+        return decision.require()
 
     def _claim(self, request: UserKeysClaimRequest, origin: str, now: int) -> Response:
         state = self._state

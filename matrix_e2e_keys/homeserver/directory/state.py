@@ -7,7 +7,11 @@ from typing import Any, TypeAlias
 
 from attrs import define
 
+from matrix_e2e_keys.endpoints.federation.edus import DirectToDevice
+from matrix_e2e_keys.endpoints.federation.send_transaction import SendTransactionRequest
+from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.endpoints.messages import Request
+from matrix_e2e_keys.errors import E2EKeysError, printable
 from matrix_e2e_keys.homeserver.claims.claim_ledger import ClaimLedger
 from matrix_e2e_keys.homeserver.claims.local_claims import DeviceKeyPool, KeyWanted
 from matrix_e2e_keys.homeserver.decisions import Requester
@@ -16,7 +20,7 @@ from matrix_e2e_keys.homeserver.directory.change_stream import ChangeStream
 from matrix_e2e_keys.homeserver.directory.known_servers import KnownServers
 from matrix_e2e_keys.homeserver.directory.mailbox import Mailbox
 from matrix_e2e_keys.homeserver.directory.memory_store import MemoryStore
-from matrix_e2e_keys.homeserver.directory.transactions import Transactions
+from matrix_e2e_keys.homeserver.directory.transactions import MAX_TRANSACTION_BYTES, Transactions
 from matrix_e2e_keys.homeserver.directory.values import ServerRequest
 from matrix_e2e_keys.homeserver.effects import DeviceChanged, Effect, IdentityChanged, SignedOthers
 from matrix_e2e_keys.homeserver.federation_auth.authorization import sign_request
@@ -98,7 +102,24 @@ class DirectoryState:
 
     def servers_sharing(self, user_id: str) -> frozenset[str]:
         """Return the other servers whose users share a room with a user."""
-        return frozenset(map(home_of, self.stream.rooms.sharing(user_id))) - {self.server_name}
+        return self.stream.rooms.servers_sharing(user_id) - {self.server_name}
+
+    def check_carried(self, server_name: str, message: DirectToDevice, *, now: int) -> None:
+        """Refuse messages to devices of another server that cannot get there.
+
+        Raises:
+            MatrixError: they have no canonical encoding, are nested too deep for a transaction, or too large.
+        """
+        trial = self.transactions.carrying([message], now=now, txn_id="trial")
+        try:
+            body = self.ask(server_name, trial).request.body
+            (there,) = SendTransactionRequest.from_bytes(body, txn_id="trial").edus
+        except E2EKeysError as error:
+            raise MatrixError(status=400, errcode="M_BAD_JSON", error=printable(error.detail)) from None
+        if there != message:
+            raise MatrixError(status=400, errcode="M_BAD_JSON", error="A message does not survive the way")
+        if len(body) > MAX_TRANSACTION_BYTES:
+            raise MatrixError(status=413, errcode="M_TOO_LARGE", error="The messages are too large")
 
     def as_in_2015(self, answer: KeysAnswer, asked: Mapping[str, tuple[str, ...]]) -> KeysAnswer:
         """Return an answer that also names the devices of this server's users that have no keys, and is countersigned.

@@ -7,12 +7,12 @@ Facts:
 * "If any remote homeservers could not be reached, they are recorded here": a server that answers, but knows nothing of
   a user or device, has not failed.
 * The specification leaves open what is said. Here it is an HTTP status, an error code if there is one, and a text.
-* The text of another server is passed on, shortened. Clients must not trust it.
+* Nothing that another server says is passed on but the status: it was not meant for who asks.
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from attrs import frozen
 
@@ -21,12 +21,10 @@ from matrix_e2e_keys.endpoints.federation.user_keys_query import UserKeysQueryRe
 from matrix_e2e_keys.endpoints.http_values import http_status
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.endpoints.members import opaque_string, optional, settle
-from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, RemoteProtocolError, printable
+from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, RemoteProtocolError
 from matrix_e2e_keys.json_trees import JsonObject
 
 __all__ = ["ServerFailure", "usable"]
-
-_LONGEST: Final = 200
 
 
 def _status(value: object, *_at: str | int) -> int:
@@ -40,7 +38,7 @@ class ServerFailure:
     Attributes:
         status: an HTTP status, 400 or more: its own if it refused, else one that says what happened.
         errcode: the error code, ``None`` if there is none.
-        message: a text for people. Untrusted.
+        message: a text for people.
     """
 
     status: int = 503
@@ -61,7 +59,7 @@ class ServerFailure:
     def of(cls, error: E2EKeysError) -> ServerFailure:
         """Return what to say of a server when ``error`` came of asking it.
 
-        A refusal is passed on. Of an answer that could not be read it is said that it could not. A fault of this server
+        Of a refusal, the status is passed on, and of an answer that could not be read, why. A fault of this server
         itself is nobody's business.
 
         Raises:
@@ -70,10 +68,11 @@ class ServerFailure:
         if not isinstance(error, E2EKeysError):
             raise LocalProtocolError(Reason.WRONG_TYPE, "an E2EKeysError is needed", path="/error")
         if isinstance(error, MatrixError):
-            errcode = None if error.errcode is None else error.errcode[:_LONGEST]
-            return cls(status=error.status, errcode=errcode, message=error.error[:_LONGEST])
+            if error.in_answer:
+                return cls(status=error.status, message="The server has refused")
+            return cls(status=error.status, errcode=error.errcode, message=error.error)
         if isinstance(error, RemoteProtocolError):
-            return cls(status=502, message=printable(f"The answer cannot be read: {error}"[:_LONGEST]))
+            return cls(status=502, message=f"The answer cannot be read ({error.reason})")
         return cls(status=500, message="Internal server error")
 
     def to_json(self) -> JsonObject:

@@ -61,19 +61,19 @@ def request(device_id: str, upload: int) -> KeysUploadRequest:
     )
 
 
-def do_uploads(example: ModuleType, store: Any, uploads: range) -> None:
+def do_uploads(store: Any, uploads: range) -> None:
     """Make some uploads for all devices."""
     for upload in uploads:
         for device_id in DEVICE_IDS:
             requester = Requester(user_id=ALICE.user_id, device_id=device_id)
-            example.upload(store, request(device_id, upload), requester).require()
+            store.upload(request(device_id, upload), requester).require()
 
 
 def upload_all(example: ModuleType, dsn: str, begin: Barrier) -> None:
     """Make the later uploads."""
     store = store_class(example)(dsn)
     begin.wait(PATIENCE_S)
-    do_uploads(example, store, LATER_UPLOADS)
+    do_uploads(store, LATER_UPLOADS)
     store.close()
 
 

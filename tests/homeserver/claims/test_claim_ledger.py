@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -225,6 +225,17 @@ class TestMemory:
         assert len(claimants(made)) == 1000
         made.grant(EVE, [want()], 100_000)
         assert claimants(made) == [EVE]
+
+    def test_is_one_whose_beginning_is_found_at_once(self) -> None:
+        """Attack 47: what many claimants leave behind costs each of them the same. A dict passes all its holes."""
+        made = ledger(window_ms=1000)
+        for number in range(20):
+            made.grant(f"@u{number}:a.example", [want()], 0)
+        for each in (made, restored(made)):
+            assert type(each._windows) is OrderedDict
+            each.grant(EVE, [want()], 1000)
+            assert claimants(each) == [EVE]
+            assert type(each._windows) is OrderedDict
 
     def test_keeps_who_claims_again_and_again_in_order(self) -> None:
         made = ledger(window_ms=1000)

@@ -71,8 +71,9 @@ def taken(key_id: str, of: StoredKey | None = None, *, user_id: str = ALICE, dev
     return TakeOneTimeKey(user_id=user_id, device_id=device_id, key_id=key_id, digest=digest)
 
 
-def marked(key_id: str = f"{ALGORITHM}:fallback") -> MarkFallbackKeyUsed:
-    return MarkFallbackKeyUsed(user_id=ALICE, device_id=PHONE, key_id=key_id)
+def marked(key_id: str = f"{ALGORITHM}:fallback", of: StoredKey | None = None) -> MarkFallbackKeyUsed:
+    digest = key_digest(key(f"key of {key_id}") if of is None else of)
+    return MarkFallbackKeyUsed(user_id=ALICE, device_id=PHONE, key_id=key_id, digest=digest)
 
 
 class TestOneKey:
@@ -145,6 +146,13 @@ class TestFallbackKeys:
         assert [handed_out.is_fallback for handed_out in claims.keys] == [False, True, True]
         assert claims.keys[1].key == fallback().key
         assert claims.effects == (taken(f"{ALGORITHM}:a"), marked())
+
+    def test_is_marked_by_its_digest(self) -> None:
+        """Another one may have come in its place, under the same id: that one has not been used."""
+        for text in ("a bare string", key("another", fallback=True)):
+            record = FallbackKeyRecord(key_id="x:f", key=text)
+            claims = decide_claims([want(algorithm="x")], pools={(ALICE, PHONE): pool(fallback_keys=(record,))})
+            assert claims.effects == (marked("x:f", of=text),)
 
     def test_that_is_used_already_is_not_marked_again(self) -> None:
         claims = decide_claims([want()], pools={(ALICE, PHONE): pool(fallback_keys=(fallback(is_used=True),))})
@@ -393,8 +401,10 @@ class Shelf:
             for key_id, one in effect.keys.items():
                 held[key_id] = PooledKey(key_id=key_id, key=one, uploaded=self.uploads)
         elif isinstance(effect, StoreFallbackKey):
-            record = FallbackKeyRecord(key_id=effect.key_id, key=effect.key)
-            fallback_keys[effect.key_id.partition(":")[0]] = record
+            algorithm = effect.key_id.partition(":")[0]
+            there = fallback_keys.get(algorithm)
+            if there is None or key_digest(there.key) != key_digest(effect.key):
+                fallback_keys[algorithm] = FallbackKeyRecord(key_id=effect.key_id, key=effect.key)
         elif isinstance(effect, TakeOneTimeKey):
             if effect.key_id not in held:
                 raise Conflict
@@ -402,7 +412,8 @@ class Shelf:
             claimed[effect.key_id] = effect.digest
         else:
             algorithm = effect.key_id.partition(":")[0]
-            if algorithm not in fallback_keys or fallback_keys[algorithm].key_id != effect.key_id:
+            there = fallback_keys.get(algorithm)
+            if there is None or (there.key_id, key_digest(there.key)) != (effect.key_id, effect.digest):
                 raise Conflict
             fallback_keys[algorithm] = evolve(fallback_keys[algorithm], is_used=True)
 
@@ -488,17 +499,18 @@ class TestTheEffects:
         with pytest.raises(Conflict):
             shelf.apply((StoreOneTimeKeys(user_id=ALICE, device_id=PHONE, keys={"x:1": key("x:1")}),))
 
-    def test_a_fallback_key_that_was_replaced_is_not_marked(self) -> None:
-        """The new one has not been used."""
+    @pytest.mark.parametrize("key_id", ["x:g", "x:f"])
+    def test_a_fallback_key_that_was_replaced_is_not_marked(self, key_id: str) -> None:
+        """The new one has not been used, be it called like the old one."""
         shelf = self.shelf()
         claims = self.decide(shelf, want(algorithm="x"))
         assert ids(claims) == ["x:f"]
-        shelf.apply((StoreFallbackKey(user_id=ALICE, device_id=PHONE, key_id="x:g", key="another"),))
+        shelf.apply((StoreFallbackKey(user_id=ALICE, device_id=PHONE, key_id=key_id, key="another"),))
         with pytest.raises(Conflict):
             shelf.apply(claims.effects)
         again = self.decide(shelf, want(algorithm="x"))
         shelf.apply(again.effects)
-        assert ids(again) == ["x:g"]
+        assert ids(again) == [key_id]
         assert shelf.fallback_keys[ALICE, PHONE]["x"].is_used
         assert self.decide(shelf, want(algorithm="x")).effects == ()
 

@@ -19,31 +19,38 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeserver.claims import claiming_process, private_postgresql
 from homeserver.claims.claiming_process import ALGORITHM, ALICE, DEVICE_IDS, load_example, store_class
-from matrix_e2e_keys import KeysUploadRequest, OneTimeKey, SignedJson
+from matrix_e2e_keys import DeviceKeys, KeysUploadRequest, KeysUploadResponse, OneTimeKey, SignedJson, homeserver
 from matrix_e2e_keys.homeserver.admission.keys_upload import UploadLookup, UploadView, decide_keys_upload, upload_lookup
 from matrix_e2e_keys.homeserver.claims.local_claims import KeyWanted, decide_claims
-from matrix_e2e_keys.homeserver.decisions import Requester
+from matrix_e2e_keys.homeserver.decisions import Decision, Requester
 from matrix_e2e_keys.homeserver.directory.memory_store import MemoryStore
 from matrix_e2e_keys.homeserver.effects import (
     DeleteDevice,
     DeviceChanged,
+    DropCrossSigningKey,
     DropSignaturesBy,
+    DropSignaturesOn,
     Effect,
+    IdentityChanged,
+    IfUnchanged,
     MarkFallbackKeyUsed,
+    SignedOthers,
+    StoreCrossSigningKey,
     StoreDevice,
     StoreDeviceKeys,
     StoreFallbackKey,
     StoreOneTimeKeys,
+    StoreSignature,
     TakeOneTimeKey,
 )
 from matrix_e2e_keys.homeserver.policies import COMPAT, SPEC, Policy
-from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, key_digest
+from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, UserSignature, key_digest
 from matrix_e2e_keys.testing.samples import sample_curve25519_key
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -164,7 +171,7 @@ def take(name: str, text: str = "") -> TakeOneTimeKey:
 
 
 def mark(name: str) -> MarkFallbackKeyUsed:
-    return MarkFallbackKeyUsed(user_id=USER, device_id=PHONE, key_id=f"{ALGORITHM}:{name}")
+    return MarkFallbackKeyUsed(user_id=USER, device_id=PHONE, key_id=f"{ALGORITHM}:{name}", digest=digest(name))
 
 
 def want(device_id: str = PHONE, algorithm: str = ALGORITHM, **more: Any) -> KeyWanted:
@@ -210,7 +217,7 @@ class TestManyProcesses:
         """Attack 46: eight processes claim; two upload the same keys at the same time, as a client that retries."""
         store = database.open()
         store.apply(map(log_in, DEVICE_IDS))
-        claiming_process.do_uploads(database.example, store, claiming_process.FIRST_UPLOADS)
+        claiming_process.do_uploads(store, claiming_process.FIRST_UPLOADS)
         command = [sys.executable, "-P", claiming_process.__file__, str(database.example.__file__), database.dsn]
         result = subprocess.run(command, capture_output=True, check=False, timeout=100)
         assert result.returncode == 0, result.stderr.decode()
@@ -245,7 +252,7 @@ class TestUpload:
         whole = KeysUploadRequest.for_keys(
             device_keys=device, one_time_keys=[one_time_key("a")], fallback_keys=[one_time_key("F", fallback=True)]
         )
-        decision = database.example.upload(store, whole, REQUESTER)
+        decision = store.upload(whole, REQUESTER)
         assert decision.require().one_time_key_counts == {ALGORITHM: 1}
         view = state(store)
         keys = view.user.devices[PHONE].keys
@@ -256,57 +263,18 @@ class TestUpload:
         assert view.fallback_keys == {ALGORITHM: record}
         assert state(database.open()) == view  # it is committed
 
-    def test_is_decided_again_if_somebody_was_faster(self, database: Database) -> None:
-        """Attack 46: what was stored and claimed since the view was made is not stored again."""
-        store, other = database.open(), database.open()
-        store.apply([log_in()])
-        apply = store.apply
-        conflicts: list[Exception] = []
-
-        def slow_apply(effects: Sequence[Effect]) -> None:
-            if not conflicts:
-                other.apply(effects)
-                assert claimed(other, want()) == ["a"]
-            try:
-                apply(effects)
-            except database.example.Conflict as conflict:
-                conflicts.append(conflict)
-                raise
-
-        store.apply = slow_apply
-        decision = database.example.upload(store, upload_of("a", "b"), REQUESTER)
-        assert len(conflicts) == 1
-        assert decision.effects == ()
-        assert decision.require().one_time_key_counts == {ALGORITHM: 1}
-        assert claimed(store, want(), want()) == ["b"]
-
-    def test_is_given_up_in_the_end(self, database: Database) -> None:
+    def test_what_does_not_hold_is_given_up(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A decision on something else than what is there, which cannot be, is not half carried out."""
         store = database.open()
         store.apply([log_in()])
-
-        def apply(effects: Sequence[Effect]) -> None:
-            raise database.example.Conflict(effects)
-
-        store.apply = apply
-        with pytest.raises(database.example.Conflict, match="too busy"):
-            database.example.upload(store, upload_of("a"), REQUESTER)
-
-    def test_a_view_is_of_one_moment(self, database: Database) -> None:
-        """A key that is claimed meanwhile is neither missed nor seen twice."""
-        store, other = database.open(), database.open()
-        store.apply([log_in(), store_keys("a"), store_fallback("F")])
-        before, rows = state(store), store._rows
-
-        def slow_rows(*statement: object) -> list[Any]:
-            answer: list[Any] = rows(*statement)
-            claimed(other, want())
-            return answer
-
-        store._rows = slow_rows
-        assert state(store) == before
+        wrong = Decision(answer=KeysUploadResponse(one_time_key_counts={}), effects=(store_keys("a"), take("b")))
+        monkeypatch.setattr(homeserver, "decide_keys_upload", lambda *_, **__: wrong)
+        with pytest.raises(database.example.Conflict):
+            store.upload(upload_of("a"), REQUESTER)
+        assert state(store).counts == {}
 
     def test_by_nobody_s_device_is_refused(self, database: Database) -> None:
-        decision = database.example.upload(database.open(), upload_of("a"), Requester(user_id=USER))
+        decision = database.open().upload(upload_of("a"), Requester(user_id=USER))
         assert decision.is_refusal
 
     def test_the_policy_is_that_of_the_store(self, database: Database) -> None:
@@ -316,11 +284,124 @@ class TestUpload:
             store = database.clear(database.open(policy=policy))
             store.apply([log_in(), store_keys("a")])
             assert claimed(store, want()) == ["a"]
-            answers[policy.name] = database.example.upload(store, upload_of(a="other"), REQUESTER).is_refusal
-            database.example.upload(store, upload_of(b="a"), REQUESTER).require()
+            answers[policy.name] = store.upload(upload_of(a="other"), REQUESTER).is_refusal
+            store.upload(upload_of(b="a"), REQUESTER).require()
             assert f"{ALGORITHM}:b" not in state(store).one_time_keys
         assert answers == {"spec": True, "compat": False}
         assert [key.key for key in store.claim([want(), want()])] == [stored("a", "other")]
+
+
+def upload_while(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    other: Callable[[Any], Any],
+    request: KeysUploadRequest,
+    *,
+    policy: Policy = SPEC,
+) -> tuple[Decision[KeysUploadResponse], Any, bool]:
+    """Upload, while another connection begins to do something between what is read and what is written.
+
+    Returns what the upload and the other came to, and whether the other had to wait.
+    """
+    store, decide = database.open(policy=policy), homeserver.decide_keys_upload
+    view, ready = store.view, threading.Event()
+    answers: list[Any] = []
+    waits: list[bool] = []
+
+    def do_other() -> None:
+        with contextlib.closing(store_class(database.example)(database.dsn, policy=policy)) as another:
+            ready.set()
+            answers.append(other(another))
+
+    def slow_view(*arguments: Any) -> Any:
+        seen = view(*arguments)
+        thread.start()
+        assert ready.wait(10)
+        thread.join(0.2)
+        return seen
+
+    def slow_decide(*arguments: Any, **more: Any) -> Any:
+        decision = decide(*arguments, **more)
+        if threading.current_thread() is not thread:
+            thread.join(0.1)
+            waits.append(thread.is_alive())
+        return decision
+
+    thread = threading.Thread(target=do_other)
+    store.view = slow_view
+    monkeypatch.setattr(homeserver, "decide_keys_upload", slow_decide)
+    decision = store.upload(request, REQUESTER)
+    thread.join(10)
+    return decision, answers[0], waits == [True]
+
+
+class TestUploadsAtTheSameTime:
+    def test_neither_undoes_what_the_other_has_signed(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both bring a signature that the other does not know; they are merged, whoever is first."""
+        device = ALICE.device(PHONE, cross_signed=False)
+
+        def signed_with(name: str) -> KeysUploadRequest:
+            tree: Any = device.to_json()
+            tree["signatures"][USER][f"{name}:{PHONE}"] = "AAAA"
+            return KeysUploadRequest.for_keys(device_keys=DeviceKeys.from_json(tree))
+
+        store = database.open()
+        store.apply([log_in()])
+        first, second, _ = upload_while(
+            database, monkeypatch, lambda another: another.upload(signed_with("two"), REQUESTER), signed_with("one")
+        )
+        assert not first.is_refusal
+        assert not second.is_refusal
+        keys = state(store).user.devices[PHONE].keys
+        assert keys is not None
+        assert set(keys.signatures[USER]) == {f"ed25519:{PHONE}", f"one:{PHONE}", f"two:{PHONE}"}
+
+    def test_two_devices_do_not_both_have_the_last_place(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Attack 48: what is decided on all devices of a user is written while they are as they were."""
+        policy = evolve(SPEC, limits=evolve(SPEC.limits, devices_per_user=1))
+        store = database.open()
+        store.apply([log_in(), log_in("A")])
+        phone, a = (
+            KeysUploadRequest.for_keys(device_keys=ALICE.device(name, cross_signed=False)) for name in (PHONE, "A")
+        )
+        of_a = Requester(user_id=USER, device_id="A")
+        first, second, _ = upload_while(
+            database, monkeypatch, lambda another: another.upload(a, of_a), phone, policy=policy
+        )
+        assert not first.is_refusal
+        assert second.refusal is not None
+        assert second.refusal.errcode == "M_TOO_LARGE"
+        assert state(store).user.devices["A"].keys is None
+
+    @pytest.mark.parametrize(
+        "effect", [log_in(), DeleteDevice(user_id=USER, device_id=PHONE)], ids=["rename", "delete"]
+    )
+    def test_a_device_does_not_change_meanwhile(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch, effect: Effect
+    ) -> None:
+        database.open().apply([log_in()])
+        decision, _, has_waited = upload_while(
+            database, monkeypatch, lambda another: another.apply([effect]), upload_of("a", fallback="F")
+        )
+        assert not decision.is_refusal
+        assert has_waited
+
+    def test_nobody_claims_meanwhile(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Attack 46: neither a one-time key nor a fallback key; nor do the two wait for each other."""
+        store = database.open()
+        tablet = StoreOneTimeKeys(user_id=USER, device_id="TABLET", keys={f"{ALGORITHM}:t": stored("t")})
+        store.apply([log_in(), store_keys("a"), store_fallback("F"), log_in("TABLET"), tablet])
+        wanted = [want(allows_one_time_key=False), want(), want("TABLET")]
+        decision, names, has_waited = upload_while(
+            database, monkeypatch, lambda another: claimed(another, *wanted), upload_of("b", fallback="G")
+        )
+        assert has_waited
+        assert decision.require().one_time_key_counts == {ALGORITHM: 2}
+        assert names == ["G", "a", "t"]
 
 
 BEFORE = (log_in(), store_keys("a", "b"), take("a"), store_fallback("F"))
@@ -340,6 +421,24 @@ CONFLICTS: dict[str, tuple[Effect, ...]] = {
     "no device for a fallback key": (DeleteDevice(user_id=USER, device_id=PHONE), store_fallback("G")),
     "no device for keys": (StoreDeviceKeys(user_id=USER, device_id="GONE", keys=ALICE.device("GONE").signed),),
 }
+
+
+WITHOUT_TABLE: tuple[Effect, ...] = (
+    IfUnchanged(user_id=USER, revision=0),
+    StoreCrossSigningKey(user_id=USER, usage="master", key=ALICE.master_key),
+    DropCrossSigningKey(user_id=USER, usage="master"),
+    StoreSignature(
+        signature=UserSignature(
+            signer_id=USER,
+            signer_key_id="ed25519:A",
+            user_id="@bob:b.example",
+            master_key_id="ed25519:B",
+            signature="C",
+        )
+    ),
+    DropSignaturesBy(user_id=USER),
+    DropSignaturesOn(user_id=USER),
+)
 
 
 class TestEffects:
@@ -391,12 +490,19 @@ class TestEffects:
         assert claimed(store, want()) == ["a"]
 
     def test_notices_are_for_others(self, database: Database) -> None:
-        database.open().apply([DeviceChanged(user_id=USER, device_id=PHONE)])
+        notices = [
+            DeviceChanged(user_id=USER, device_id=PHONE),
+            IdentityChanged(user_id=USER),
+            SignedOthers(user_id=USER),
+        ]
+        database.open().apply(notices)
 
-    def test_what_it_has_no_table_for_is_not_swallowed(self, database: Database) -> None:
+    @pytest.mark.parametrize("effect", WITHOUT_TABLE, ids=lambda effect: type(effect).__name__)
+    def test_what_it_has_no_table_for_is_not_swallowed(self, database: Database, effect: Effect) -> None:
+        """Nor is a condition that it cannot look at."""
         store = database.open()
-        with pytest.raises(NotImplementedError, match="DropSignaturesBy"):
-            store.apply([log_in(), DropSignaturesBy(user_id=USER)])
+        with pytest.raises(NotImplementedError, match=type(effect).__name__):
+            store.apply([log_in(), effect])
         assert not state(store).user.devices
 
 
@@ -422,7 +528,7 @@ class TestClaims:
         requester = Requester(user_id=USER, device_id=device_id)
         key, fallback = ALICE.one_time_key(device_id, "a"), ALICE.one_time_key(device_id, "F", fallback=True)
         request = KeysUploadRequest.for_keys(one_time_keys=[key], fallback_keys=[fallback])
-        database.example.upload(store, request, requester).require()
+        store.upload(request, requester).require()
         assert [key.key for key in store.claim([want(device_id)] * 2)] == [key.signed, fallback.signed]
 
     def test_a_bare_string_is_handed_out_as_it_is(self, database: Database) -> None:
@@ -514,6 +620,35 @@ class TestPostgresql:
         thread.join(10)
         assert outcome == [["F", "F"]]
 
+    def test_an_upload_sees_what_it_has_waited_for(self, postgresql: Database) -> None:
+        """Attack 46: whatever the database's isolation level is, what is read is read after that."""
+        other, uploading = postgresql.open(), postgresql.open()
+        other.apply([log_in(), store_keys("a")])
+        uploading.connection.execute("SET default_transaction_isolation = 'repeatable read'")
+        decisions: list[Any] = []
+        thread = threading.Thread(target=lambda: decisions.append(uploading.upload(upload_of("a", "b"), REQUESTER)))
+        with other.connection.transaction():
+            assert claimed(other, want()) == ["a"]
+            thread.start()
+            wait_until(lambda: is_anybody_waiting(other))
+        thread.join(10)
+        assert decisions[0].require().one_time_key_counts == {ALGORITHM: 1}
+        assert claimed(other, want(), want()) == ["b"]
+
+    def test_an_upload_finds_the_device_that_has_logged_in_anew(self, postgresql: Database) -> None:
+        """The lock waited for a row that is gone; another has its place."""
+        other, uploading = postgresql.open(), postgresql.open()
+        other.apply([log_in()])
+        decisions: list[Any] = []
+        thread = threading.Thread(target=lambda: decisions.append(uploading.upload(upload_of("a"), REQUESTER)))
+        with other.connection.transaction():
+            other.apply([DeleteDevice(user_id=USER, device_id=PHONE), log_in()])
+            thread.start()
+            wait_until(lambda: is_anybody_waiting(other))
+        thread.join(10)
+        assert not decisions[0].is_refusal
+        assert state(other).counts == {ALGORITHM: 1}
+
     def test_two_that_wait_for_each_other_are_a_conflict(self, postgresql: Database) -> None:
         one, other = postgresql.open(), postgresql.open()
         one.apply([log_in("A"), log_in("B")])
@@ -578,7 +713,7 @@ STEPS = st.lists(
 )
 
 
-def compare(store: Any, upload: Any, steps: Sequence[Any]) -> None:
+def compare(store: Any, steps: Sequence[Any]) -> None:
     """Let a store and the library do the same, and see the same."""
     model = MemoryStore()
     for keeper in (store, model):
@@ -586,8 +721,9 @@ def compare(store: Any, upload: Any, steps: Sequence[Any]) -> None:
     for step in steps:
         if isinstance(step, tuple):
             requester = Requester(user_id=USER, device_id=step[0])
-            decision = upload(store, step[1], requester)
+            decision = store.upload(step[1], requester)
             view = model.upload_view(USER, step[0])
+            view = evolve(view, user=evolve(view.user, revision=None))  # read in the transaction that writes
             expected = decide_keys_upload(step[1], requester=requester, view=view, policy=store.policy)
             assert decision == expected
             model.apply(expected.effects)
@@ -608,13 +744,13 @@ class TestTheSameAsTheLibrary:
     @given(STEPS, st.sampled_from([SPEC, COMPAT]))
     def test_sqlite(self, steps: list[Any], policy: Policy) -> None:
         with sqlite_database(":memory:") as database:
-            compare(database.open(policy=policy), database.example.upload, steps)
+            compare(database.open(policy=policy), steps)
 
     @settings(max_examples=10)
     @given(steps=STEPS, policy=st.sampled_from([SPEC, COMPAT]))
     def test_postgresql(self, cluster: str, steps: list[Any], policy: Policy) -> None:
         with postgresql_database(cluster) as database:
-            compare(database.open(policy=policy), database.example.upload, steps)
+            compare(database.open(policy=policy), steps)
 
     def test_what_is_looked_up_is_enough(self, database: Database) -> None:
         """The view that is made for an upload leads to the same decision as one of everything."""

@@ -112,3 +112,15 @@ class TestSyncKeys:
         with pytest.raises(LocalProtocolError) as caught:
             sync_keys(*arguments)
         assert caught.value.path == path
+
+
+@pytest.mark.parametrize("name", ["moved", "shared_before", "shared_now", "newly_met", "signed"])
+def test_of_a_mapping_the_users_are_its_names(name: str) -> None:
+    base: dict[str, Any] = {"shared_now": [BOB], "shared_before": [BOB]}
+    assert lists(**{**base, name: {CAROL: 5}}) == lists(**{**base, name: [CAROL]})
+
+
+def test_a_name_in_a_mapping_that_is_no_user_id_is_refused() -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        lists(moved={BOB: 1, "x": 2})  # type: ignore[arg-type]
+    assert caught.value.path == "/moved/1"

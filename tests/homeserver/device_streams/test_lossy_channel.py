@@ -6,11 +6,12 @@ Once everything that was lost has been sent again, each copy is what it is a cop
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from matrix_e2e_keys.endpoints.federation.edus import DeviceListUpdate, SigningKeyUpdate, read_edu
 from matrix_e2e_keys.endpoints.federation.user_devices import UserDevice, UserDevicesResponse
@@ -253,3 +254,37 @@ class LossyChannel(RuleBasedStateMachine):
 
 LossyChannel.TestCase.settings = settings(stateful_step_count=50)
 TestLossyChannel = LossyChannel.TestCase
+
+
+class LossyChannelInRows(LossyChannel):
+    """The same with each user and each destination in a row of its own, written when it is said to have changed."""
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        self.users: dict[str, dict[str, Any]] = {server: {} for server in SERVERS}
+        self.destinations: dict[str, Any] = {}
+
+    @invariant()
+    def rows_are_the_whole(self) -> None:
+        if not hasattr(self, "destinations"):
+            return
+        for server, lists in self.lists.items():
+            write(self.users[server], lists.take_changed(), lists.user_to_json)
+            assert {"version": 1, "users": self.users[server]} == lists.to_json()
+            assert lists.take_changed() == frozenset()
+        write(self.destinations, self.outbox.take_changed(), self.outbox.destination_to_json)
+        users = {user: number for user in USERS if (number := self.outbox.stream_id_of(user))}
+        head = self.outbox.head_to_json()
+        assert {**head, "users": users, "destinations": self.destinations} == self.outbox.to_json()
+
+
+def write(rows: dict[str, Any], changed: frozenset[str], read: Callable[[str], Any]) -> None:
+    for name in changed:
+        rows[name] = json.loads(json.dumps(read(name)))
+        if rows[name] is None:
+            del rows[name]
+
+
+LossyChannelInRows.TestCase.settings = settings(stateful_step_count=50)
+TestLossyChannelInRows = LossyChannelInRows.TestCase

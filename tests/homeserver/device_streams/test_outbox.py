@@ -657,3 +657,116 @@ class TestArgumentsAndDamage:
         with pytest.raises(LocalProtocolError) as caught:
             DeviceListOutbox.from_json(stored)
         assert caught.value.path == f"/destinations/{B}{path}"
+
+
+class TestMappings:
+    def test_the_destinations_are_their_names(self) -> None:
+        outbox = DeviceListOutbox()
+        outbox.device_changed(ALICE, "A", destinations={B: 5, C: None}, now=0)
+        assert (deliver(outbox, B), deliver(outbox, C)) == ([("A", 1)], [("A", 1)])
+        outbox.identity_changed(ALICE, destinations={C: [ALICE]}, now=0)
+        assert outbox.destinations_waiting == (C,)
+
+
+class TestRows:
+    def test_there_is_one_for_each_destination(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A", B, C)
+        stored: Any = outbox.to_json()
+        assert outbox.take_changed() == {B, C}
+        assert {name: outbox.destination_to_json(name) for name in (B, C)} == stored["destinations"]
+        assert outbox.head_to_json() == {"version": 1, "newest": 1, "number": 0}
+        assert outbox.destination_to_json("x.example") is None
+
+    def test_put_together_they_are_the_outbox(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A", B, C)
+        deliver(outbox, B)
+        change(outbox, "B", B)
+        send(outbox, B)
+        rows = {name: outbox.destination_to_json(name) for name in outbox.take_changed()}
+        users = {ALICE: outbox.stream_id_of(ALICE)}
+        again = DeviceListOutbox.from_json({**outbox.head_to_json(), "users": users, "destinations": rows})
+        assert again.to_json() == outbox.to_json()
+        assert again.take_changed() == frozenset()
+        assert told(send(again, B)) == [("B", 2, 1)]
+
+    def test_what_changes_nothing_names_nobody(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A", B, C)
+        updates = send(outbox)
+        assert outbox.take_changed() == {B, C}
+        outbox.receive_failed(updates, now=0)
+        outbox.receive_failed(updates, now=0)
+        assert send(outbox, now=DAY) == updates
+        assert outbox.next_transaction(B, now=DAY) is None
+        outbox.receive_resync("x.example", ALICE)
+        outbox.receive_resync(B, CAROL)
+        outbox.forget_destination("x.example")
+        outbox.prune(now=0)
+        assert outbox.take_changed() == frozenset()
+        outbox.receive_delivered(updates)
+        outbox.receive_delivered(updates)
+        assert outbox.take_changed() == {B}
+
+    @pytest.mark.parametrize("devices", [("A",), ("A", "B")])
+    def test_pruning_names_a_server_once(self, devices: tuple[str, ...]) -> None:
+        outbox = DeviceListOutbox()
+        for name in devices:
+            change(outbox, name, B)
+        change(outbox, "A", C, now=1)
+        outbox.take_changed()
+        outbox.prune(now=DAY)
+        assert outbox.take_changed() == {B}
+        outbox.prune(now=DAY)
+        assert outbox.take_changed() == frozenset()
+
+    def test_pruning_again_names_a_server_where_something_is_left_out(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A")
+        outbox.prune(now=DAY)
+        change(outbox, "B", now=DAY)
+        outbox.take_changed()
+        outbox.prune(now=2 * DAY)
+        assert outbox.take_changed() == {B}
+        assert deliver(outbox) == [("B", 2)]
+
+    def test_pruning_again_names_a_server_that_took_something_since(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A")
+        updates = send(outbox)
+        change(outbox, "B")
+        outbox.prune(now=DAY)
+        outbox.receive_delivered(updates)
+        outbox.take_changed()
+        before = outbox.destination_to_json(B)
+        outbox.prune(now=DAY)
+        assert outbox.destination_to_json(B) != before
+        assert outbox.take_changed() == {B}
+
+    def test_pruning_what_has_failed_names_its_server(self) -> None:
+        outbox = DeviceListOutbox()
+        outbox.identity_changed(ALICE, destinations=(B,), now=0)
+        outbox.receive_failed(send(outbox), now=0)
+        outbox.take_changed()
+        outbox.prune(now=DAY)
+        assert outbox.take_changed() == {B}
+
+    def test_the_row_of_who_is_forgotten_is_to_be_deleted(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A")
+        outbox.take_changed()
+        outbox.forget_destination(B)
+        assert (outbox.take_changed(), outbox.destination_to_json(B)) == ({B}, None)
+
+    def test_a_destination_that_comes_and_goes_in_between_leaves_nothing(self) -> None:
+        outbox = DeviceListOutbox()
+        change(outbox, "A")
+        outbox.forget_destination(B)
+        assert outbox.take_changed() == frozenset()
+
+    @pytest.mark.parametrize("name", [5, None, [], {}])
+    def test_the_name_of_a_row_is_a_string(self, name: Any) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            DeviceListOutbox().destination_to_json(name)
+        assert caught.value.path == "/server_name"

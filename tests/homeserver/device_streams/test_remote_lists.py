@@ -262,6 +262,26 @@ class TestUpdatesOfDevices:
             (NEEDS_RESYNC, EduReason.GAP),
         ]
 
+    def test_whose_numbers_were_told_longest_ago_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("matrix_e2e_keys.homeserver.device_streams.remote_lists._MAX_USERS_SEEN", 2)
+        made = RemoteDeviceLists()
+        zero, one, two = (f"@u{number}:b.example" for number in range(3))
+
+        def learn(name: str) -> None:
+            made.track(name, now=0)
+            made.receive_devices(ask(made), answer(user_id=name, stream_id=10, identity=None), now=0)
+
+        def told(name: str, stream_id: int, before: int) -> Any:
+            edu = DeviceListUpdate(user_id=name, device_id="A", stream_id=stream_id, prev_ids=(before,))
+            return short(tell(made, edu))
+
+        learn(zero)
+        learn(one)
+        assert told(one, 11, 10) == told(zero, 11, 10) == (APPLIED, None)
+        learn(two)
+        assert told(zero, 12, 10) == (APPLIED, None)
+        assert told(one, 12, 10) == (NEEDS_RESYNC, EduReason.GAP)
+
     def test_signatures_by_others_and_what_is_unsigned_are_not_kept(self) -> None:
         made = lists()
         tree: dict[str, Any] = BOB.device("A").to_json()
@@ -771,3 +791,86 @@ class TestArgumentsAndDamage:
         stored["users"][BOB.user_id]["extremity"] = None
         made = RemoteDeviceLists.from_json(stored)
         assert (made.stale, made.cached_stale(BOB.user_id)) == ({BOB.user_id}, None)
+
+
+class TestRows:
+    def test_there_is_one_for_each_user(self) -> None:
+        made = lists(device("A"))
+        made.track("@x:b.example", now=0)
+        names = {BOB.user_id, "@x:b.example"}
+        assert made.take_changed() == names
+        assert {"version": 1, "users": {name: made.user_to_json(name) for name in names}} == made.to_json()
+        assert made.user_to_json(EVE.user_id) is None
+
+    def test_put_together_they_are_the_lists(self) -> None:
+        made = lists(device("A"))
+        rows = {name: made.user_to_json(name) for name in made.take_changed()}
+        again = RemoteDeviceLists.from_json(json.loads(json.dumps({"version": 1, "users": rows})))
+        assert (again.cached(BOB.user_id), again.take_changed()) == (made.cached(BOB.user_id), frozenset())
+
+    @pytest.mark.parametrize(
+        "edu",
+        [
+            update("B", 11, 10),
+            update("A", 11, 10, deleted=True),
+            update("B", 12, 11),
+            SigningKeyUpdate(user_id=BOB.user_id, master_key=NEW_BOB.master_key),
+        ],
+    )
+    def test_what_is_told_changes_the_row_of_its_user(self, edu: Any) -> None:
+        made = lists(device("A"))
+        made.track("@x:b.example", now=0)
+        made.take_changed()
+        tell(made, edu)
+        assert made.take_changed() == {BOB.user_id}
+        assert made.take_changed() == frozenset()
+
+    def test_what_changes_nothing_names_nobody(self) -> None:
+        made = lists(device("A"))
+        made.suspect(BOB.user_id, now=0)
+        assert made.take_changed() == {BOB.user_id}
+        made.suspect(BOB.user_id, now=0)
+        made.suspect(EVE.user_id, now=0)
+        made.track(BOB.user_id, now=0)
+        made.untrack(EVE.user_id, now=0)
+        tell(made, update("B", 12, 11))
+        made.receive_failure(ask(made), now=0)
+        assert made.take_changed() == frozenset()
+        made.receive_devices(ask(made, now=MINUTE), answer(device("A")), now=MINUTE)
+        assert made.take_changed() == {BOB.user_id}
+
+    def test_the_row_of_who_left_is_to_be_deleted(self) -> None:
+        made = lists()
+        made.take_changed()
+        made.untrack(BOB.user_id, now=0)
+        assert (made.take_changed(), made.user_to_json(BOB.user_id)) == ({BOB.user_id}, None)
+
+    def test_so_is_the_row_of_whoever_changed_before(self) -> None:
+        made = lists()
+        made.take_changed()
+        made.suspect(BOB.user_id, now=0)
+        made.untrack(BOB.user_id, now=0)
+        assert made.take_changed() == {BOB.user_id}
+
+    def test_who_left_and_came_back_in_between_is_named(self) -> None:
+        made = restored(lists())
+        for _ in range(2):
+            made.untrack(BOB.user_id, now=0)
+            made.track(BOB.user_id, now=0)
+        made.untrack(BOB.user_id, now=0)
+        assert made.take_changed() == {BOB.user_id}, "there is a row"
+
+    def test_who_came_and_left_in_between_leaves_nothing(self) -> None:
+        """Users who join and leave fill no memory, even if nobody ever asks what changed."""
+        made = RemoteDeviceLists()
+        for number in range(100):
+            made.track(f"@u{number}:b.example", now=0)
+            made.suspect(f"@u{number}:b.example", now=0)
+            made.untrack(f"@u{number}:b.example", now=0)
+        assert made.take_changed() == frozenset()
+
+    @pytest.mark.parametrize("name", [5, None, [], "x"])
+    def test_the_name_of_a_row_is_a_user_id(self, name: Any) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            lists().user_to_json(name)
+        assert caught.value.path == "/user_id"
