@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from matrix_e2e_keys import LocalProtocolError, Reason, RemoteProtocolError, VerificationError
-from matrix_e2e_keys.stored import Stored
 from matrix_e2e_keys.errors import Refusal
+from matrix_e2e_keys.stored import Stored
 
 TREE: dict[str, Any] = {
     "version": 1,

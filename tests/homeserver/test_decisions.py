@@ -16,6 +16,7 @@ ANSWER = KeysUploadResponse(one_time_key_counts={"signed_curve25519": 1})
 def test_an_answer() -> None:
     decision: Decision[KeysUploadResponse] = Decision(answer=ANSWER)
     assert (decision.is_refusal, decision.require(), decision.effects) == (False, ANSWER, ())
+    assert decision.refusal is None
     assert decision.to_http() == ANSWER.to_http()
 
 
@@ -30,6 +31,7 @@ def test_a_refusal() -> None:
     decision = refuse(403, "M_FORBIDDEN", "Key ID in use")
     error = MatrixError(status=403, errcode="M_FORBIDDEN", error="Key ID in use")
     assert (decision.is_refusal, decision.answer, decision.effects) == (True, error, ())
+    assert decision.refusal is decision.answer
     with pytest.raises(MatrixError) as caught:
         decision.require()
     assert caught.value == error

@@ -10,7 +10,7 @@ import pytest
 
 from matrix_e2e_keys import CrossSigningKey, DeviceKeys, LocalProtocolError, OneTimeKey, Reason, Rejection, SignedJson
 from matrix_e2e_keys.errors import Refusal
-from matrix_e2e_keys.homeserver.effects import NOTICES, DeviceChanged, StoreOneTimeKeys
+from matrix_e2e_keys.homeserver.effects import NOTICES, DeviceChanged, IfUnchanged, StoreOneTimeKeys, guarded
 from matrix_e2e_keys.homeserver.stored_keys import (
     USAGES,
     DeviceRecord,
@@ -18,6 +18,7 @@ from matrix_e2e_keys.homeserver.stored_keys import (
     UserKeys,
     UserSignature,
     device_entry,
+    is_called_like,
     key_digest,
     one_time_key_entry,
     stored_key,
@@ -25,6 +26,7 @@ from matrix_e2e_keys.homeserver.stored_keys import (
 from matrix_e2e_keys.testing.samples import SampleUser, sample_secret_key
 
 ALICE = SampleUser("@alice:a.example")
+BOB = SampleUser("@bob:a.example")
 SIGNED = ALICE.one_time_key("PHONE", "A").signed
 SIGNATURE: dict[str, Any] = {
     "signer_id": ALICE.user_id,
@@ -33,6 +35,12 @@ SIGNATURE: dict[str, Any] = {
     "master_key_id": "ed25519:B",
     "signature": "x",
 }
+
+
+def spellings(name: str) -> set[str]:
+    """Return the ways in which a public key may be written: padded or not, in either alphabet."""
+    texts = {name, name.replace("+", "-").replace("/", "_")}
+    return {*texts, *(f"{text}=" for text in texts)}
 
 
 class TestDigests:
@@ -52,6 +60,27 @@ class TestDigests:
     def test_an_object_without_a_text_is_its_bytes(self, obj: dict[str, Any]) -> None:
         signed = SignedJson.from_json(obj)
         assert key_digest(signed) == key_digest(signed.canonical.decode())
+
+    def test_a_key_of_32_bytes_is_its_bytes(self) -> None:
+        raw = bytes(range(32))
+        text = base64.b64encode(raw).decode().rstrip("=")
+        expected = base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+        assert key_digest(text) == expected
+        assert key_digest(f"{text}=") == expected
+        assert key_digest(SignedJson.from_json({"key": f"{text}="})) == expected
+
+    @pytest.mark.parametrize("size", [0, 31, 33])
+    def test_a_key_of_another_size_is_its_text(self, size: int) -> None:
+        text = base64.b64encode(bytes(size)).decode().rstrip("=")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+        assert key_digest(text) == digest
+
+    @pytest.mark.parametrize("value", [ALICE.one_time_key("PHONE", "A"), None, 5, b"x", {"key": "x"}])
+    def test_what_is_neither_an_object_nor_a_text_has_none(self, value: Any) -> None:
+        """The one-time key of a client is no stored key: taken as text, each would have a digest of its own."""
+        with pytest.raises(LocalProtocolError) as caught:
+            key_digest(value)
+        assert (caught.value.reason, caught.value.path) == (Reason.WRONG_TYPE, "/key")
 
     def test_a_lone_surrogate(self) -> None:
         assert key_digest("\ud800") != key_digest("\ud801")
@@ -75,12 +104,36 @@ class TestRecords:
             (lambda: UserKeys(user_id=ALICE.user_id, earlier_keys="x"), "/earlier_keys"),  # type: ignore[arg-type]
             (lambda: UserKeys(user_id=ALICE.user_id, earlier_keys=frozenset({5})), "/earlier_keys/0"),  # type: ignore[arg-type]
             (lambda: UserKeys(user_id=ALICE.user_id, signatures=[5]), "/signatures/0"),  # type: ignore[arg-type]
+            (lambda: UserKeys(user_id=ALICE.user_id, revision="1"), "/revision"),  # type: ignore[arg-type]
+            (lambda: UserKeys(user_id=ALICE.user_id, revision=True), "/revision"),
+            (lambda: UserKeys(user_id=ALICE.user_id, revision=1.0), "/revision"),  # type: ignore[arg-type]
         ],
     )
     def test_wrong_members(self, make: Any, path: str) -> None:
         with pytest.raises(LocalProtocolError) as caught:
             make()
         assert caught.value.path == path
+
+    def test_a_device_under_another_id(self) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            UserKeys(
+                user_id=ALICE.user_id, devices={"A": DeviceRecord(device_id="A"), "B": DeviceRecord(device_id="C")}
+            )
+        assert (caught.value.reason, caught.value.path) == (Reason.DEVICE_ID_MISMATCH, "/devices/B")
+
+    @pytest.mark.parametrize("usage", USAGES)
+    def test_a_key_of_another_user_or_usage(self, usage: str) -> None:
+        """Attacks 25 and 51: what a caller has mixed up is not decided on."""
+        others = [f"{other}_key" for other in USAGES if other != usage]
+        for key in (getattr(BOB, f"{usage}_key"), *(getattr(ALICE, other) for other in others)):
+            with pytest.raises(LocalProtocolError) as caught:
+                UserKeys(user_id=ALICE.user_id, **{f"{usage}_key": key})
+            assert (caught.value.reason, caught.value.path) == (Reason.WRONG_USAGE, f"/{usage}_key")
+
+    def test_the_revision_is_no_part_of_what_is_stored(self) -> None:
+        views = [UserKeys(user_id=ALICE.user_id, revision=revision) for revision in (None, -1, 0, 7)]
+        assert [view.revision for view in views] == [None, -1, 0, 7]
+        assert all(view == views[0] for view in views)
 
     @pytest.mark.parametrize("name", sorted(SIGNATURE))
     def test_wrong_signatures(self, name: str) -> None:
@@ -135,11 +188,59 @@ class TestIdentities:
         assert self.USER.identity_key_names == {"old", *names}
         assert UserKeys(user_id=ALICE.user_id).identity_key_names == frozenset()
 
+    def test_what_can_be_taken_for_a_key(self) -> None:
+        """Attack 25: whatever reads base64 leniently could take these for one key."""
+        name = "-_".join("a" * 20 for _ in range(2)) + "E"
+        user = UserKeys(user_id=ALICE.user_id, earlier_keys=frozenset({name.replace("-", "+").replace("_", "/")}))
+        for spelled in (name, name.replace("-", "+"), name.replace("-", "+").replace("_", "/")):
+            assert user.has_key_called(spelled)
+            assert user.has_key_called(f"{spelled}=")
+        for other in ("", name[:-1], f"{name}A", name.upper(), name.replace("-", "*")):
+            assert not user.has_key_called(other)
+        assert not UserKeys(user_id=ALICE.user_id).has_key_called(name)
+
+    @pytest.mark.parametrize("usage", [*USAGES, "earlier"])
+    def test_current_and_earlier_keys(self, usage: str) -> None:
+        key = getattr(ALICE, f"{usage}_key", ALICE.master_key)
+        name = key.key_id.name
+        members: dict[str, Any] = {f"{usage}_key": key}
+        if usage == "earlier":
+            members = {"earlier_keys": frozenset({name})}
+        user = UserKeys(user_id=ALICE.user_id, **members)
+        assert all(user.has_key_called(spelled) for spelled in spellings(name))
+        assert not user.has_key_called("PHONE")
+
+    def test_a_text_that_nobody_can_decode_is_called_like_itself_only(self) -> None:
+        assert is_called_like("A", "A")
+        assert not is_called_like("A=", "A")
+        assert not is_called_like("B", "A")
+
     @pytest.mark.parametrize("usage", USAGES)
     def test_each_alone(self, usage: Any) -> None:
         key = CrossSigningKey.build(user_id=ALICE.user_id, usage=usage, public_key=sample_secret_key("x").public_key)
         user = UserKeys(user_id=ALICE.user_id, **{f"{usage}_key": key})
         assert user.identity_key_names == {sample_secret_key("x").public_key.to_base64()}
+
+
+class TestConditions:
+    """A decision is bound to the view it was made from."""
+
+    EFFECT = DeviceChanged(user_id=ALICE.user_id, device_id="A")
+
+    def test_what_is_to_be_done_holds_only_if_nothing_changed(self) -> None:
+        view = UserKeys(user_id=ALICE.user_id, revision=0)
+        other = UserKeys(user_id=BOB.user_id, revision=7)
+        assert guarded([self.EFFECT], view, other) == (
+            IfUnchanged(user_id=ALICE.user_id, revision=0),
+            IfUnchanged(user_id=BOB.user_id, revision=7),
+            self.EFFECT,
+        )
+
+    def test_without_a_revision_nothing_is_said(self) -> None:
+        assert guarded(iter([self.EFFECT]), UserKeys(user_id=ALICE.user_id)) == (self.EFFECT,)
+
+    def test_where_nothing_is_to_be_done_nothing_needs_to_hold(self) -> None:
+        assert guarded([], UserKeys(user_id=ALICE.user_id, revision=1)) == ()
 
 
 class TestEntries:

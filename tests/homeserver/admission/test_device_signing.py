@@ -25,9 +25,9 @@ from matrix_e2e_keys import (
 )
 from matrix_e2e_keys.homeserver.admission.authentication import (
     AuthenticationReason,
+    MayStore,
     NoOp,
     RequireAuthentication,
-    Store,
     authentication_needed,
 )
 from matrix_e2e_keys.homeserver.admission.device_signing import decide_device_signing_upload
@@ -38,6 +38,7 @@ from matrix_e2e_keys.homeserver.effects import (
     DropSignaturesBy,
     DropSignaturesOn,
     IdentityChanged,
+    IfUnchanged,
     SignedOthers,
     StoreCrossSigningKey,
     StoreDeviceKeys,
@@ -140,10 +141,10 @@ class TestWhoHasToAuthenticate:
         ("view", "request_", "kind"),
         [
             (NOTHING, upload(), NoOp()),
-            (NOTHING, upload(OLD, M), Store(usages=("master",))),
-            (NOTHING, upload(OLD, M, S, U), Store(usages=("master", "self_signing", "user_signing"))),
-            (NOTHING, upload(OLD, S), Store(usages=("self_signing",))),
-            (stored(S), upload(OLD, M), Store(usages=("master",))),
+            (NOTHING, upload(OLD, M), MayStore(usages=("master",))),
+            (NOTHING, upload(OLD, M, S, U), MayStore(usages=("master", "self_signing", "user_signing"))),
+            (NOTHING, upload(OLD, S), MayStore(usages=("self_signing",))),
+            (stored(S), upload(OLD, M), MayStore(usages=("master",))),
             (ALL, upload(), NoOp()),
             (ALL, upload(OLD, M, S, U), NoOp()),
             (ALL, upload(OLD, M), NoOp()),
@@ -166,7 +167,7 @@ class TestWhoHasToAuthenticate:
         assert authentication_needed(request_, requester=ASKING, stored=view) == kind
         if isinstance(kind, RequireAuthentication):
             for requester in (PROVED, SERVICE):
-                assert authentication_needed(request_, requester=requester, stored=view) == Store(usages=kind.usages)
+                assert authentication_needed(request_, requester=requester, stored=view) == MayStore(usages=kind.usages)
 
     def test_what_the_server_added_makes_no_key_a_new_one(self) -> None:
         """B2: signatures and unsigned are not compared, on either side."""
@@ -322,10 +323,11 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize("policy", [COMPAT, SPEC, STRICT])
     @pytest.mark.parametrize("usage", [M, S, U])
     @pytest.mark.parametrize("padding", ["", "="])
-    def test_a_key_that_a_device_is_called_like(self, policy: Policy, usage: str, padding: str) -> None:
+    @pytest.mark.parametrize("alphabet", ["+/", "-_"])
+    def test_a_key_that_a_device_is_called_like(self, policy: Policy, usage: str, padding: str, alphabet: str) -> None:
         """Attack 25; B8: status 403, whatever way the device writes the key."""
         key: CrossSigningKey = keys_of(OLD, usage)[f"{usage}_key"]
-        name = key.key_id.name + padding
+        name = key.key_id.name.translate(str.maketrans("+/", alphabet)) + padding
         view = UserKeys(
             user_id=ALICE, devices={"PHONE": DeviceRecord(device_id="PHONE"), name: DeviceRecord(device_id=name)}
         )
@@ -399,6 +401,18 @@ class TestWhatIsStored:
         for usage, key in keys_of(OLD, M, S, U).items():
             assert stored_key(decision, usage.removesuffix("_key")).to_json() == key.to_json()
         assert decision.effects[-2:] == (IdentityChanged(user_id=ALICE), SignedOthers(user_id=ALICE))
+
+    @pytest.mark.parametrize("others", [{}, {"earlier_keys": frozenset({"A"})}, {"devices": ["PHONE"]}])
+    def test_only_if_the_user_is_as_he_was(self, others: dict[str, Any]) -> None:
+        view = stored(M, S, U, **others)
+        without = decide(upload(NEW, M, S, U), view).effects
+        assert decide(upload(NEW, M, S, U), evolve(view, revision=5)).effects == (
+            IfUnchanged(user_id=ALICE, revision=5),
+            *without,
+        )
+        assert not any(isinstance(effect, IfUnchanged) for effect in without)
+        assert decide(upload(OLD, M, S, U), evolve(view, revision=5)).effects == ()
+        assert decide(upload(NEW, M, S, U), evolve(view, revision=5), ASKING).effects == ()
 
     def test_a_master_key_alone(self) -> None:
         assert kinds(decide(upload(OLD, M))) == [(StoreCrossSigningKey, M), IdentityChanged]

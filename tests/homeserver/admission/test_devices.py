@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from matrix_e2e_keys import CrossSigningKey, LocalProtocolError, MatrixError
+from matrix_e2e_keys import CrossSigningKey, Ed25519PublicKey, LocalProtocolError, MatrixError
 from matrix_e2e_keys.homeserver.admission.devices import decide_delete_devices, decide_log_in, decide_rename
 from matrix_e2e_keys.homeserver.effects import (
     DeleteDevice,
     DeviceChanged,
     Effect,
     IdentityChanged,
+    IfUnchanged,
     StoreCrossSigningKey,
     StoreDevice,
 )
@@ -50,6 +51,10 @@ def named(device_id: str, display_name: str | None) -> tuple[Effect, ...]:
     )
 
 
+def public_key(seed: str) -> Ed25519PublicKey:
+    return sample_secret_key(seed).public_key
+
+
 def refused(call: Any, *args: Any, **kwargs: Any) -> tuple[int, str | None, str]:
     with pytest.raises(MatrixError) as caught:
         call(*args, **kwargs)
@@ -80,6 +85,24 @@ class TestLogIn:
             answer = refused(decide_log_in, NAME, stored=stored, policy=policy)
             assert answer == (400, "M_FORBIDDEN", "The device ID is in use")
         assert decide_log_in(NAME, stored=alice(), policy=policy)
+
+    @pytest.mark.parametrize("usage", ["master", "self_signing", "user_signing", "earlier"])
+    def test_however_it_is_written(self, usage: str) -> None:
+        """Attack 25: with padding, and in the alphabet for URLs."""
+        seeds = [f"identity {number}" for number in range(20)]
+        key = next(key for key in map(public_key, seeds) if set("+/") & set(key.to_base64()))
+        name = key.to_base64()
+        members: dict[str, Any] = {"earlier_keys": frozenset({name})}
+        if usage != "earlier":
+            members = {
+                f"{usage}_key": CrossSigningKey.build(user_id=ALICE.user_id, usage=usage, public_key=key)  # type: ignore[arg-type]
+            }
+        in_urls = name.replace("+", "-").replace("/", "_")
+        assert in_urls != name
+        for device_id in (f"{name}=", in_urls, f"{in_urls}="):
+            answer = refused(decide_log_in, device_id, stored=alice(**members))
+            assert answer == (400, "M_FORBIDDEN", "The device ID is in use")
+        assert decide_log_in(name[:-1], stored=alice(**members))
 
     @pytest.mark.parametrize("device_id", ["", "x" * 513, "\ud800"])
     def test_what_is_no_device_id(self, device_id: str) -> None:
@@ -127,6 +150,33 @@ class TestRename:
         else:
             answer = refused(decide_rename, "PHONE", stored=alice("PHONE"), display_name=name)
             assert answer == (400, "M_TOO_LARGE", "Device display name is too long (max 100)")
+
+
+class TestConditions:
+    """What is decided holds only if the user is still as he was seen."""
+
+    CONDITION = IfUnchanged(user_id=ALICE.user_id, revision=7)
+
+    def decide_all(self, revision: int | None) -> list[tuple[Effect, ...]]:
+        stored = alice("A", "B", master_key=master_key("A"), revision=revision)
+        return [
+            decide_log_in("C", stored=stored),
+            decide_rename("A", stored=stored, display_name="New"),
+            decide_delete_devices(["A"], stored=stored),
+            decide_delete_devices(["B"], stored=stored),
+        ]
+
+    def test_are_told_first(self) -> None:
+        for with_revision, without in zip(self.decide_all(7), self.decide_all(None), strict=True):
+            assert without
+            assert not any(isinstance(effect, IfUnchanged) for effect in without)
+            assert with_revision == (self.CONDITION, *without)
+
+    def test_are_not_told_where_nothing_is_done(self) -> None:
+        stored = alice("A", revision=7)
+        assert decide_log_in("A", stored=stored) == ()
+        assert decide_rename("A", stored=stored, display_name="Old") == ()
+        assert decide_delete_devices(["GONE"], stored=stored) == ()
 
 
 class TestDelete:

@@ -38,6 +38,7 @@ from matrix_e2e_keys.homeserver.decisions import Decision, Requester
 from matrix_e2e_keys.homeserver.effects import (
     DeviceChanged,
     IdentityChanged,
+    IfUnchanged,
     StoreCrossSigningKey,
     StoreDeviceKeys,
     StoreFallbackKey,
@@ -318,15 +319,16 @@ class TestDeviceKeys:
         if usage != "earlier":
             key = CrossSigningKey.build(user_id=ALICE.user_id, usage=usage, public_key=name)  # type: ignore[arg-type]
             members = {f"{usage}_key": key}
-        device = DeviceRecord(device_id=name.to_base64())
-        user = UserKeys(user_id=ALICE.user_id, devices={device.device_id: device}, **members)
-        decision = decide_keys_upload(
-            upload(device_keys=ALICE.device(device.device_id).to_json()),
-            requester=Requester(user_id=ALICE.user_id, device_id=device.device_id),
-            view=UploadView(user=user),
-            policy=policy,
-        )
-        assert refused(decision) == (403, "M_FORBIDDEN", "Key ID in use")
+        for text in (name.to_base64(), f"{name.to_base64()}=", name.to_base64().replace("+", "-").replace("/", "_")):
+            device = DeviceRecord(device_id=text)
+            user = UserKeys(user_id=ALICE.user_id, devices={device.device_id: device}, **members)
+            decision = decide_keys_upload(
+                upload(device_keys=ALICE.device(device.device_id).to_json()),
+                requester=Requester(user_id=ALICE.user_id, device_id=device.device_id),
+                view=UploadView(user=user),
+                policy=policy,
+            )
+            assert refused(decision) == (403, "M_FORBIDDEN", "Key ID in use")
 
     @demanding
     def test_no_device_signs_with_a_cross_signing_key(self, policy: Policy) -> None:
@@ -583,7 +585,7 @@ class TestTheMasterKey:
         user = with_identity(ALICE.device(PHONE, cross_signed=False), master_key=CrossSigningKey.from_json(master))
         decision = decide(upload(device_keys=ALICE.device(PHONE).to_json()), user)
         (effect,) = [effect for effect in decision.effects if isinstance(effect, StoreCrossSigningKey)]
-        assert signers(effect.key.signed) == {ALICE.user_id: set()}
+        assert signers(effect.key.signed) == {}
 
     def test_signatures_by_others_stay(self) -> None:
         master = BOB.verified(self.signed_by(PHONE))
@@ -892,6 +894,50 @@ class TestKeysThatWereGivenAway:
             assert refused(decision) == (400, "M_UNKNOWN", text)
 
     @every_policy
+    def test_a_device_with_another_signing_key_begins_anew(self, policy: Policy) -> None:
+        """Its client has lost everything, and counts its keys from the first one again."""
+        keys = TestTheMasterKey.OTHER_KEY
+        new = OneTimeKey.build(
+            key_id=f"{SIGNED}:A",
+            key=sample_curve25519_key("new"),
+            user_id=ALICE.user_id,
+            signer=sample_secret_key("other").signer(ED),
+        )
+        request = upload(device_keys=keys.to_json(), one_time_keys={f"{SIGNED}:A": new.to_json()})
+        view = held(claimed={f"{SIGNED}:A": key_digest("another")})
+        assert new_keys(decide(request, view, policy)) == [f"{SIGNED}:A"]
+
+    @demanding
+    @pytest.mark.parametrize("before", [ALICE.device(PHONE, extra={"x": 1}), None])
+    def test_a_device_with_the_same_signing_key_goes_on(self, policy: Policy, before: DeviceKeys | None) -> None:
+        """Whatever else is new in its keys; and so does one whose keys are not there."""
+        view = held(user=alice(before), claimed={f"{SIGNED}:A": key_digest("another")})
+        request = upload(device_keys=ALICE.device(PHONE).to_json(), one_time_keys=otks("A"))
+        text = f"One time key {SIGNED}:A has been claimed before"
+        assert refused(decide(request, view, policy)) == (400, "M_UNKNOWN", text)
+
+    @every_policy
+    @pytest.mark.parametrize("key_id", ["A", "B"])
+    @pytest.mark.parametrize("knows_ids", [True, False])
+    def test_a_key_stays_claimed_whatever_the_device_signs_with(
+        self, policy: Policy, key_id: str, knows_ids: bool
+    ) -> None:
+        digest = key_digest(stored(otk("A")))
+        view = held(claimed={f"{SIGNED}:A": digest}) if knows_ids else evolve(held(), digests={digest: f"{SIGNED}:A"})
+        signer = sample_secret_key("other").signer(ED)
+        key = sign_json({"key": otk("A").key}, entity=ALICE.user_id, signer=signer)
+        request = upload(device_keys=TestTheMasterKey.OTHER_KEY.to_json(), one_time_keys={f"{SIGNED}:{key_id}": key})
+        assert new_keys(decide(request, view, policy)) == []
+
+    @every_policy
+    def test_however_it_is_padded_it_is_the_same_key(self, policy: Policy) -> None:
+        signer = ALICE.device_signer(PHONE)
+        key = sign_json({"key": f"{otk('A').key}="}, entity=ALICE.user_id, signer=signer)
+        request = upload(one_time_keys={f"{SIGNED}:B": key})
+        for view in (held(claimed={f"{SIGNED}:A": key_digest(stored(otk("A")))}), evolve(held(otk("A")), counts={})):
+            assert new_keys(decide(request, view, policy)) == []
+
+    @every_policy
     def test_a_key_that_is_held_under_another_id_is_not_stored_again(self, policy: Policy) -> None:
         request = upload(one_time_keys={f"{SIGNED}:B": otk("A").to_json()})
         view = evolve(held(otk("A")), one_time_keys={})
@@ -1165,6 +1211,28 @@ class TestOrder:
             DeviceChanged,
             IdentityChanged,
         ]
+
+    @every_policy
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"device_keys": ALICE.device(PHONE, extra={"x": 1}).to_json()},
+            {"one_time_keys": otks("A")},
+            {"fallback_keys": fallback("F")},
+        ],
+    )
+    def test_what_is_decided_holds_only_if_the_user_is_as_he_was(self, policy: Policy, body: dict[str, Any]) -> None:
+        user = alice(ALICE.device(PHONE))
+        without = decide(upload(**body), user, policy)
+        decision = decide(upload(**body), evolve(user, revision=0), policy)
+        assert without.effects
+        assert decision.effects == (IfUnchanged(user_id=ALICE.user_id, revision=0), *without.effects)
+        assert decision.answer == without.answer
+
+    def test_where_nothing_is_done_nothing_needs_to_hold(self) -> None:
+        user = evolve(alice(ALICE.device(PHONE, cross_signed=False)), revision=3)
+        for body in ({}, {"device_keys": ALICE.device(PHONE, cross_signed=False).to_json()}):
+            assert decide(upload(**body), user).effects == ()
 
     def test_the_view_stays_as_it_was(self) -> None:
         view = held(otk("A"), fallback_keys={SIGNED: TestFallbackKeys.RECORD})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from homeserver.directory.servers import LocalWorld
 
+from homeserver.directory.servers import LocalWorld
 from matrix_e2e_keys.homeserver.policies import COMPAT
 
 

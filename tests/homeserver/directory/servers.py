@@ -10,11 +10,12 @@ the test wants it to.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
-from matrix_e2e_keys import HttpRequest, HttpResponse, MatrixError
+from matrix_e2e_keys import HttpRequest, HttpResponse
 from matrix_e2e_keys.homeserver.decisions import Requester
 from matrix_e2e_keys.homeserver.directory.key_directory import KeyDirectory
 from matrix_e2e_keys.homeserver.directory.local_federation import LocalFederation
@@ -53,71 +54,6 @@ class Answer(NamedTuple):
         return self.status, self.body.get("errcode")
 
 
-class Client(Protocol):
-    """A device that is logged in."""
-
-    user: User
-    device_id: str
-
-    def upload(self, body: object) -> Answer: ...
-
-    def query(self, body: object) -> Answer: ...
-
-    def claim(self, body: object) -> Answer: ...
-
-    def device_signing(self, body: object) -> Answer: ...
-
-    def signatures(self, body: object) -> Answer: ...
-
-    def changes(self, since: str, until: str) -> Answer: ...
-
-    def send_to_device(self, event_type: str, messages: object, *, txn_id: str) -> Answer: ...
-
-    def sync(self, since: str | None = None) -> Json: ...
-
-    def rename(self, name: str) -> None: ...
-
-    def log_out(self) -> None: ...
-
-
-class User(Protocol):
-    """Somebody with an account."""
-
-    user_id: str
-    server: int
-    sample: SampleUser
-
-    def log_in(self, device_id: str, *, display_name: str | None = None) -> Client: ...
-
-
-class World(Protocol):
-    """Homeservers that reach each other."""
-
-    def new_user(self, name: str, *, server: int = 0) -> User: ...
-
-    def share_room(self, *users: User) -> str: ...
-
-    def join(self, user: User, room: str) -> None: ...
-
-    def leave(self, user: User, room: str) -> None: ...
-
-    def settle(self) -> None:
-        """Let the servers tell each other what they have to tell."""
-
-    def down(self, server: int) -> None: ...
-
-    def up(self, server: int) -> None: ...
-
-    def restart(self, server: int) -> None: ...
-
-    def later(self, milliseconds: int) -> None: ...
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Directories in one process
-# --------------------------------------------------------------------------------------------------------------
-
-
 def answer_of(response: HttpResponse) -> Answer:
     return Answer(response.status, json.loads(response.body))
 
@@ -128,18 +64,60 @@ def http(method: str, path: str, body: object = None, query: str = "") -> HttpRe
     return HttpRequest(method=method, path=path, query=query, body=sent)
 
 
-class LocalClient:
-    """A device, at a :class:`KeyDirectory`."""
+class User(ABC):
+    """Somebody with an account.
 
-    def __init__(self, world: LocalWorld, user: LocalUser, device_id: str) -> None:
-        self.world, self.user, self.device_id = world, user, device_id
+    Attributes:
+        user_id: the user.
+        server: the place of the user's server in :data:`SERVERS`.
+        sample: the keys of the user.
+    """
+
+    def __init__(self, user_id: str, server: int) -> None:
+        self.user_id, self.server = user_id, server
+        self.sample = SampleUser(user_id)
+
+    @abstractmethod
+    def log_in(self, device_id: str, *, display_name: str | None = None) -> Client: ...
+
+    def identity(self, *roles: str, generation: int = 0) -> Json:
+        """Return a body with cross-signing keys: all of them, or those of some roles."""
+        sample = SampleUser(self.user_id, generation)
+        return {
+            f"{role}_key": getattr(sample, f"{role}_key").to_json()
+            for role in roles or ("master", "self_signing", "user_signing")
+        }
 
     @property
-    def requester(self) -> Requester:
-        return Requester(user_id=self.user.user_id, device_id=self.device_id)
+    def master_name(self) -> str:
+        """The public master key, which is what it is called."""
+        return self.sample.master_key.key_id.name
 
-    def ask(self, request: HttpRequest, *, requester: Requester | None = None) -> Answer:
-        return answer_of(self.world.exchange(self.user.server, request, requester=requester or self.requester))
+
+class Client(ABC):
+    """A device that is logged in. Whoever asks servers of another make implements what is abstract."""
+
+    def __init__(self, user: User, device_id: str) -> None:
+        self.user, self.device_id = user, device_id
+
+    @abstractmethod
+    def send(self, request: HttpRequest) -> HttpResponse:
+        """Ask the server of the user."""
+
+    @abstractmethod
+    def sync(self, since: str | None = None) -> Json:
+        """Return the body of an answer to ``/sync``."""
+
+    @abstractmethod
+    def rename(self, name: str) -> None: ...
+
+    @abstractmethod
+    def log_out(self) -> None: ...
+
+    # The endpoints.
+
+    def ask(self, request: HttpRequest) -> Answer:
+        return answer_of(self.send(request))
 
     def post(self, path: str, body: object, *, version: str = "v3") -> Answer:
         return self.ask(http("POST", f"/_matrix/client/{version}/keys/{path}", body))
@@ -166,19 +144,6 @@ class LocalClient:
     def send_to_device(self, event_type: str, messages: object, *, txn_id: str) -> Answer:
         return self.ask(http("PUT", f"/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}", {"messages": messages}))
 
-    def sync(self, since: str | None = None) -> Json:
-        answer = self.world.directory(self.user.server).sync(self.requester, since=since)
-        body: Json = json.loads(json.dumps(answer.to_json()))
-        return body
-
-    def rename(self, name: str) -> None:
-        directory = self.world.directory(self.user.server)
-        directory.rename_device(self.user.user_id, self.device_id, name, now=self.world.now)
-
-    def log_out(self) -> None:
-        directory = self.world.directory(self.user.server)
-        directory.delete_devices(self.user.user_id, [self.device_id], now=self.world.now)
-
     # What a client sends all the time.
 
     def device_keys(self, **extra: object) -> Json:
@@ -196,7 +161,7 @@ class LocalClient:
 
     def publish(self, *one_time_keys: str) -> Json:
         """Upload the keys of the device."""
-        body: Json = {"device_keys": self.device_keys()}
+        body = {"device_keys": self.device_keys()}
         if one_time_keys:
             body["one_time_keys"] = self.one_time_keys(*one_time_keys)
         return self.upload(body).good
@@ -242,33 +207,91 @@ class LocalClient:
         return token
 
 
-class LocalUser:
+class World(ABC):
+    """Homeservers that reach each other."""
+
+    @abstractmethod
+    def new_user(self, name: str, *, server: int = 0) -> User: ...
+
+    @abstractmethod
+    def join(self, user: User, room: str) -> None: ...
+
+    @abstractmethod
+    def leave(self, user: User, room: str) -> None: ...
+
+    @abstractmethod
+    def share_room(self, *users: User) -> str:
+        """Let users share a room that nobody else is in; return it."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Let the servers tell each other what they have to tell."""
+
+    @abstractmethod
+    def down(self, server: int) -> None: ...
+
+    @abstractmethod
+    def up(self, server: int) -> None: ...
+
+    @abstractmethod
+    def restart(self, server: int) -> None: ...
+
+    @abstractmethod
+    def later(self, milliseconds: int) -> None: ...
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Directories in one process
+# --------------------------------------------------------------------------------------------------------------
+
+
+class LocalClient(Client):
+    """A device, at a :class:`KeyDirectory`."""
+
+    user: LocalUser
+
+    def __init__(self, world: LocalWorld, user: LocalUser, device_id: str) -> None:
+        super().__init__(user, device_id)
+        self.world = world
+
+    @property
+    def requester(self) -> Requester:
+        return Requester(user_id=self.user.user_id, device_id=self.device_id)
+
+    def send(self, request: HttpRequest) -> HttpResponse:
+        return self.world.exchange(self.user.server, request, requester=self.requester)
+
+    def ask_as(self, requester: Requester, request: HttpRequest) -> Answer:
+        return answer_of(self.world.exchange(self.user.server, request, requester=requester))
+
+    def sync(self, since: str | None = None) -> Json:
+        answer = self.world.directory(self.user.server).sync(self.requester, since=since)
+        body: Json = json.loads(json.dumps(answer.to_json()))
+        return body
+
+    def rename(self, name: str) -> None:
+        directory = self.world.directory(self.user.server)
+        directory.rename_device(self.user.user_id, self.device_id, name, now=self.world.now)
+
+    def log_out(self) -> None:
+        directory = self.world.directory(self.user.server)
+        directory.delete_devices(self.user.user_id, [self.device_id], now=self.world.now)
+
+
+class LocalUser(User):
     """A user of a :class:`KeyDirectory`."""
 
     def __init__(self, world: LocalWorld, user_id: str, server: int) -> None:
-        self.world, self.user_id, self.server = world, user_id, server
-        self.sample = SampleUser(user_id)
+        super().__init__(user_id, server)
+        self.world = world
 
     def log_in(self, device_id: str, *, display_name: str | None = None) -> LocalClient:
         directory = self.world.directory(self.server)
         directory.log_in(self.user_id, device_id, display_name=display_name, now=self.world.now)
         return LocalClient(self.world, self, device_id)
 
-    def identity(self, *roles: str, generation: int = 0) -> Json:
-        """Return a body with cross-signing keys: all of them, or those of some roles."""
-        sample = SampleUser(self.user_id, generation)
-        return {
-            f"{role}_key": getattr(sample, f"{role}_key").to_json()
-            for role in roles or ("master", "self_signing", "user_signing")
-        }
 
-    @property
-    def master_name(self) -> str:
-        """The public master key, which is what it is called."""
-        return self.sample.master_key.key_id.name
-
-
-class LocalWorld:
+class LocalWorld(World):
     """Some :class:`KeyDirectory`, wired to each other, and maybe neighbors that only pretend."""
 
     def __init__(self, *, policy: Policy = SPEC, shows_display_names: bool = False) -> None:
@@ -365,7 +388,9 @@ class LocalWorld:
             is_quiet = True
             for server in range(len(SERVERS)):
                 directory = self.directory(server)
-                request = None if directory.server_name in self.federation.down else directory.next_request(now=self.now)
+                request = (
+                    None if directory.server_name in self.federation.down else directory.next_request(now=self.now)
+                )
                 if request is not None:
                     is_quiet = False
                     directory.receive_answer(request, self.sent(request), now=self.now)
@@ -413,7 +438,7 @@ class Peer:
         self.asked.append((method, path, body))
         if path.startswith("/_matrix/federation/v1/send/"):
             self.edus += body["edus"]
-        given = self.answers.get(path, (200, {}) if "/send/" in path else None)
+        given = self.answers.get(path, (200, {"pdus": {}}) if "/send/" in path else None)
         return None if given is None else HttpResponse(status=given[0], body=json.dumps(given[1]).encode())
 
     def answers_devices(self, user: SampleUser, stream_id: int, devices: Iterable[Json], **more: object) -> None:
@@ -439,7 +464,13 @@ class Peer:
     # What it asks and tells.
 
     def ask(
-        self, method: str, path: str, body: object = None, *, server: int = 0, authorization: Iterable[str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        server: int = 0,
+        authorization: Iterable[str] | None = None,
     ) -> Answer:
         """Send a request to a server and return the answer."""
         request = http(method, f"/_matrix/federation/v1/{path}", body)
@@ -501,8 +532,3 @@ def device_edu(
 def without(tree: Json, *names: str) -> Json:
     """Return an object without some members."""
     return {name: value for name, value in tree.items() if name not in names}
-
-
-def refusal(error: MatrixError) -> tuple[int, str | None]:
-    """Return the status and the error code of an error."""
-    return error.status, error.errcode

@@ -2,14 +2,15 @@
 
 Not played: joins whose state is only partly known at first. A directory is told who is in a room, and knows it whole.
 What such joins ask of device lists (gaps in the stream, servers that come late or were wrongly thought to be gone) is
-played in ``test_scenarios_federation.py``. Nor is lazy loading of members: it is a matter of room events.
+played in ``test_scenarios_federation.py``. Nor is lazy loading of members: it is a matter of room events. Nor is that a
+server which did not answer is left alone for a while: a directory asks it again with each query.
 """
 
 from __future__ import annotations
 
 import pytest
-from homeserver.directory.servers import SERVERS, LocalClient, LocalWorld, http
 
+from homeserver.directory.servers import SERVERS, LocalClient, LocalWorld, http
 from matrix_e2e_keys.homeserver.decisions import Requester
 
 
@@ -39,6 +40,7 @@ class TestRooms:
         world.join(bob.user, room)
         world.settle()
         assert alice.changed_since(since) == [bob.user.user_id]
+        assert alice.changes(since, alice.token).good == {"changed": [bob.user.user_id], "left": []}
         assert alice.devices_of(bob.user) == {"PHONE": bob.device_keys()}
 
     def test_i_join_somebodys_room(self, world: LocalWorld, alice: LocalClient, bob: LocalClient) -> None:
@@ -176,9 +178,7 @@ class TestWhatIsAChange:
         assert self.told(world, alice, since) == [bob.user.user_id]
         assert alice.devices_of(bob.user) == {"PHONE": keys}
 
-    def test_another_signature_alone(
-        self, world: LocalWorld, alice: LocalClient, bob: LocalClient, since: str
-    ) -> None:
+    def test_another_signature_alone(self, world: LocalWorld, alice: LocalClient, bob: LocalClient, since: str) -> None:
         bob.set_up_identity()
         assert self.told(world, alice, since) == [bob.user.user_id]
         since = alice.token
@@ -222,9 +222,7 @@ class TestWhatIsAChange:
         assert self.told(world, alice, since) == [bob.user.user_id]
         assert alice.query_of(bob.user)["master_keys"] == {bob.user.user_id: another["master_key"]}
 
-    def test_one_time_keys_are_none(
-        self, world: LocalWorld, alice: LocalClient, bob: LocalClient, since: str
-    ) -> None:
+    def test_one_time_keys_are_none(self, world: LocalWorld, alice: LocalClient, bob: LocalClient, since: str) -> None:
         bob.publish("1", "2")
         bob.upload({"fallback_keys": dict([bob.one_time_key("f", fallback=True)])})
         alice.claim_of(bob)
@@ -427,5 +425,5 @@ class TestWhoMayAskForChanges:
     def test_nobody_who_is_not_logged_in(self, alice: LocalClient) -> None:
         request = http("GET", "/_matrix/client/v3/keys/changes", query="from=s0&to=s0")
         nobody = Requester(user_id="@nobody:one.example", device_id="PHONE")
-        assert alice.ask(request, requester=nobody).error == (401, "M_UNKNOWN_TOKEN")
+        assert alice.ask_as(nobody, request).error == (401, "M_UNKNOWN_TOKEN")
         assert alice.ask(request).status == 200

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from homeserver.directory.servers import Json, LocalClient, LocalWorld, http, without
 
+from homeserver.directory.servers import Json, LocalClient, LocalWorld, http, without
 from matrix_e2e_keys import HttpRequest, LocalProtocolError, MatrixError
 from matrix_e2e_keys.homeserver.decisions import Requester
 from matrix_e2e_keys.homeserver.policies import STRICT
@@ -61,6 +61,13 @@ class TestUploading:
         assert client.claim_of(client, "my_algorithm") == {"my_algorithm:my_id_1": "my+base64+key"}
         assert client.claim_of(client, "other_algorithm") == {"other_algorithm:1": {"key": "k", "signatures": {}}}
 
+    def test_such_keys_are_not_believed_of_other_servers(self, lax_world: LocalWorld) -> None:
+        """What other servers tell is checked whatever the policy: it says what one's own users may upload."""
+        alice, bob = lax_world.new_client("alice"), lax_world.new_user("bob", server=1).log_in("PHONE")
+        bob.upload({"device_keys": lax_device(bob), "one_time_keys": LAX_ONE_TIME_KEYS})
+        assert alice.query_of(bob.user)["device_keys"] == {bob.user.user_id: {}}
+        assert alice.claim_of(bob, "my_algorithm") == {"my_algorithm:my_id_1": "my+base64+key"}
+
     def test_the_same_keys_are_refused_by_default(self, world: LocalWorld) -> None:
         client = world.new_user("alice").log_in("PHONE")
         answer = client.upload({"device_keys": lax_device(client), "one_time_keys": LAX_ONE_TIME_KEYS})
@@ -93,9 +100,7 @@ class TestUploading:
         assert client.devices_of(client.user) == {}
 
     @pytest.mark.parametrize("is_lax", [False, True])
-    def test_keys_of_somebody_else_are_refused(
-        self, world: LocalWorld, lax_world: LocalWorld, is_lax: bool
-    ) -> None:
+    def test_keys_of_somebody_else_are_refused(self, world: LocalWorld, lax_world: LocalWorld, is_lax: bool) -> None:
         """Conformance: keys that claim to belong to another user, or to another device, are refused."""
         here = lax_world if is_lax else world
         client, bob = here.new_user("alice").log_in("PHONE"), here.new_client("bob")
@@ -136,13 +141,13 @@ class TestUploading:
     def test_a_token_without_a_device_uploads_nothing(self, world: LocalWorld) -> None:
         client = world.new_client("alice")
         nobody = Requester(user_id=client.user.user_id)
-        answer = client.ask(http("POST", "/_matrix/client/v3/keys/upload", {}), requester=nobody)
+        answer = client.ask_as(nobody, http("POST", "/_matrix/client/v3/keys/upload", {}))
         assert answer.error == (400, "M_UNKNOWN")
 
     def test_a_token_of_nobody_is_refused(self, world: LocalWorld) -> None:
         client = world.new_client("alice")
         gone = Requester(user_id=client.user.user_id, device_id="GONE")
-        answer = client.ask(http("POST", "/_matrix/client/v3/keys/upload", {}), requester=gone)
+        answer = client.ask_as(gone, http("POST", "/_matrix/client/v3/keys/upload", {}))
         assert answer.error == (401, "M_UNKNOWN_TOKEN")
 
     def test_keys_uploaded_again_change_nothing(self, world: LocalWorld) -> None:
@@ -168,13 +173,18 @@ class TestUploading:
         assert all("one.example" in keys["signatures"] for keys in devices.values())
         claimed = keyless.ask(http("POST", f"{path}/claim", wanted(client, algorithm="curve25519"))).good
         expected = {client.user.user_id: {"PHONE": {"curve25519:1": one_time_key}}}
-        assert claimed["one_time_keys"] == expected
+        assert claimed == {"one_time_keys": expected}
 
-    # BUG: the answer to a claim of 2015 holds "failures": {}, which that dialect does not have.
-    @pytest.mark.xfail(strict=True, reason="the answer is written in the default dialect")
     def test_the_draft_of_2015_knows_no_failures(self, lax_world: LocalWorld) -> None:
         client = lax_world.new_user("alice").log_in("PHONE")
         assert list(client.post("claim", {"one_time_keys": {}}, version="v2_alpha").good) == ["one_time_keys"]
+
+    def test_in_2015_a_key_that_is_taken_goes_out_whatever_it_is(self, world: LocalWorld) -> None:
+        """The draft has no signed keys. One that was claimed is gone, so it is better handed out than lost."""
+        client = world.new_client("alice")
+        client.upload({"one_time_keys": client.one_time_keys("1")})
+        answer = client.post("claim", wanted(client), version="v2_alpha").good
+        assert answer["one_time_keys"] == {client.user.user_id: {"PHONE": client.one_time_keys("1")}}
 
 
 class TestQuerying:
@@ -339,6 +349,61 @@ class TestClaiming:
         assert bob.upload({}).good == {"one_time_key_counts": {SIGNED: 1}}
 
 
+class TestClaimingTooMuch:
+    def test_whoever_takes_many_keys_of_a_device_gets_its_fallback_key(self, world: LocalWorld) -> None:
+        """Attack 47: nobody empties the keys of a device alone; others still get one."""
+        alice, bob, carol = (world.new_client(name) for name in ("alice", "bob", "carol"))
+        bob.upload({"one_time_keys": bob.one_time_keys(*map(str, range(30)))})
+        fallback = dict([bob.one_time_key("f", fallback=True)])
+        bob.upload({"fallback_keys": fallback})
+        claimed = [alice.claim_of(bob) for _ in range(30)]
+        assert claimed[-1] == fallback
+        left = bob.upload({}).good["one_time_key_counts"][SIGNED]
+        assert left == 30 - sum(key != fallback for key in claimed)
+        assert left >= 15
+        assert carol.claim_of(bob) != fallback
+
+    def test_the_count_begins_anew_later_and_survives_a_restart(self, world: LocalWorld) -> None:
+        alice, bob = world.new_client("alice"), world.new_client("bob")
+        bob.upload({"one_time_keys": bob.one_time_keys(*map(str, range(30)))})
+        while alice.claim_of(bob):
+            pass
+        world.restart(0)
+        assert alice.claim_of(bob) == {}
+        world.later(2 * 3_600_000)
+        assert alice.claim_of(bob) != {}
+
+    def test_another_server_gets_25_keys_of_a_device_and_then_its_fallback_key(self, world: LocalWorld) -> None:
+        """Attack 47: behind a server are many users, and all of them together do not empty a device."""
+        users = [world.new_client(f"user{number}", server=1) for number in range(3)]
+        bob = world.new_client("bob")
+        bob.upload({"one_time_keys": bob.one_time_keys(*map(str, range(50)))})
+        fallback = dict([bob.one_time_key("f", fallback=True)])
+        bob.upload({"fallback_keys": fallback})
+        claimed = [user.claim_of(bob) for user in users for _ in range(15)]
+        assert all(key != fallback for key in claimed[:25])
+        assert len({next(iter(key)) for key in claimed[:25]}) == 25
+        assert claimed[25:] == [fallback] * 20
+        assert bob.upload({}).good["one_time_key_counts"][SIGNED] == 25
+        # Others are no worse off, and neither is that server an hour later.
+        assert world.new_client("carol").claim_of(bob) != fallback
+        assert world.new_client("dave", server=2).claim_of(bob) != fallback
+        world.restart(0)
+        world.later(3_600_000 - 1)
+        assert users[0].claim_of(bob) == fallback
+        world.later(1)
+        assert users[0].claim_of(bob) != fallback
+
+    def test_of_another_device_another_server_gets_keys_all_the_same(self, world: LocalWorld) -> None:
+        alice, bob = world.new_client("alice", server=1), world.new_client("bob")
+        bob.upload({"one_time_keys": bob.one_time_keys(*map(str, range(30)))})
+        laptop = bob.user.log_in("LAPTOP")
+        laptop.publish("1")
+        claimed = [alice.claim_of(bob) for _ in range(30)]
+        assert claimed[25:] == [{}] * 5
+        assert alice.claim_of(laptop) == laptop.one_time_keys("1")
+
+
 class TestUploadingAgain:
     def test_the_same_keys_thrice(self, world: LocalWorld) -> None:
         """Conformance: the same one-time keys can be uploaded again and again."""
@@ -373,9 +438,7 @@ class TestUploadingAgain:
             ({"key": "text", "signatures": {}}, {"key": "text", "more": 1, "signatures": {}}),
         ],
     )
-    def test_another_key_under_an_id_that_is_taken(
-        self, lax_world: LocalWorld, before: object, after: object
-    ) -> None:
+    def test_another_key_under_an_id_that_is_taken(self, lax_world: LocalWorld, before: object, after: object) -> None:
         """Conformance: a key cannot be changed, be it an object or a string before or after."""
         client = lax_world.new_client("alice")
         client.upload({"one_time_keys": {"alg1:k1": before}})
@@ -397,7 +460,7 @@ class TestFallbackKeys:
         uploaded again, and gives way to a new one, which is unused. One-time keys go first.
         """
         alice, bob = world.new_client("alice"), world.new_client("bob", server=server)
-        first, second = ([*bob.one_time_key(name, fallback=True)] for name in ("f1", "f2"))
+        first, second = (bob.one_time_key(name, fallback=True) for name in ("f1", "f2"))
         assert self.unused(bob) == []
         bob.upload({"fallback_keys": dict([first])})
         assert self.unused(bob) == [SIGNED]
@@ -518,6 +581,26 @@ class TestMessagesToDevices:
         bob.log_out()
         again = bob.user.log_in("PHONE")
         assert again.sync()["to_device"]["events"] == []
+
+    @pytest.mark.parametrize("bad", [1.5, [2**53], {"\ud800": 1}, "\ud800"], ids=["float", "large", "name", "text"])
+    def test_are_refused_if_one_of_them_cannot_be_sent(self, world: LocalWorld, server: int, bad: object) -> None:
+        alice, bob = world.new_client("alice"), world.new_client("bob", server=server)
+        messages = {alice.user.user_id: {"PHONE": {}}, bob.user.user_id: {"PHONE": {"bad": bad}}}
+        assert alice.send_to_device("m.test", messages, txn_id="1").error == (400, "M_BAD_JSON")
+        world.settle()
+        for client in (alice, bob):
+            assert client.sync()["to_device"]["events"] == []
+        good = {bob.user.user_id: {"PHONE": {"n": 1}}}
+        assert alice.send_to_device("m.test", good, txn_id="1").good == {}  # what is refused uses up no transaction id
+        world.settle()
+        assert [event["content"] for event in bob.sync()["to_device"]["events"]] == [{"n": 1}]
+
+    @pytest.mark.parametrize(
+        "messages", [5, {"@bob:one.example": 5}, {"@bob:one.example": {"PHONE": 5}}, {"bob": {"PHONE": {}}}], ids=str
+    )
+    def test_that_are_none_are_refused(self, world: LocalWorld, messages: object) -> None:
+        alice = world.new_client("alice")
+        assert alice.send_to_device("m.test", messages, txn_id="1").status == 400
 
 
 class TestWhoIsThere:
