@@ -181,6 +181,11 @@ class PostgresqlStore:
                 self._change(f"UPDATE {that}", _write(effect.keys), *at)
             case hs.StoreOneTimeKeys():
                 self._store_one_time_keys(effect)
+            case hs.ForgetOneTimeKeys():
+                at, where = (effect.user_id, _bytes(effect.device_id)), "WHERE user_id = %s AND device_id = %s"
+                for table in ("one_time_keys", "fallback_keys"):
+                    self.connection.execute(f"DELETE FROM {table} {where}", at)
+                self.connection.execute(f"UPDATE claimed_keys SET key_id = '' {where}", at)
             case hs.StoreFallbackKey():
                 algorithm, key_id = _bytes(effect.key_id.partition(":")[0]), _bytes(effect.key_id)
                 key = (algorithm, key_id, hs.key_digest(effect.key), _write(effect.key))

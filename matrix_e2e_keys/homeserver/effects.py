@@ -27,6 +27,7 @@ __all__ = [
     "DropSignaturesBy",
     "DropSignaturesOn",
     "Effect",
+    "ForgetOneTimeKeys",
     "IdentityChanged",
     "IfUnchanged",
     "MarkFallbackKeyUsed",
@@ -118,6 +119,20 @@ class StoreOneTimeKeys:
 
     def __attrs_post_init__(self) -> None:
         settle(self, keys=map_of(stored_key))
+
+
+@frozen(kw_only=True)
+class ForgetOneTimeKeys:
+    """Forget the one-time and fallback keys of a device that has begun anew, with another signing key, and the ids of
+    those that were claimed. Their digests are kept. Holds always.
+
+    Attributes:
+        user_id: the owner.
+        device_id: the device.
+    """
+
+    user_id: str
+    device_id: str
 
 
 @frozen(kw_only=True)
@@ -282,6 +297,7 @@ Effect: TypeAlias = (
     | StoreDevice
     | DeleteDevice
     | StoreDeviceKeys
+    | ForgetOneTimeKeys
     | StoreOneTimeKeys
     | StoreFallbackKey
     | TakeOneTimeKey

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from matrix_e2e_keys.algorithms import SIGNED_CURVE25519
 from matrix_e2e_keys.endpoints.client_server.keys_upload import KeysUploadRequest, KeysUploadResponse
@@ -42,7 +42,7 @@ from matrix_e2e_keys.homeserver.admission.one_time_keys import (
 from matrix_e2e_keys.homeserver.admission.signature_roles import device_signing_key
 from matrix_e2e_keys.homeserver.admission.uploaded_objects import refusal
 from matrix_e2e_keys.homeserver.decisions import Decision, Requester, check_requester
-from matrix_e2e_keys.homeserver.effects import Effect, StoreFallbackKey, StoreOneTimeKeys, guarded
+from matrix_e2e_keys.homeserver.effects import Effect, ForgetOneTimeKeys, StoreFallbackKey, StoreOneTimeKeys, guarded
 from matrix_e2e_keys.homeserver.policies import SPEC, Limits, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, UserKeys, key_digest, stored_key
 from matrix_e2e_keys.signing.signed_json import SignedJson
@@ -196,14 +196,17 @@ def _decide(
         device = admit_device_keys(
             request.device_keys, device_id=device_id, user=view.user, policy=policy, verifier=verifier
         )
+    known = frozenset({*view.digests, *view.claimed.values()})
+    begins_anew = policy.refuses_claimed_ids and _begins_anew(device_id, view.user, device.keys)
+    if begins_anew:
+        view = evolve(view, one_time_keys={}, counts={}, claimed={}, fallback_keys={})
     if policy.checks_one_time_key_signatures:
         keys = (*request.one_time_keys.values(), *request.fallback_keys.values())
         check_device_signatures(keys, device.keys, verifier)
-    known = frozenset({*view.digests, *view.claimed.values()})
     new = new_one_time_keys(
         one_time_keys,
         held=view.one_time_keys,
-        claimed={} if _begins_anew(device_id, view.user, device.keys) else view.claimed,
+        claimed=view.claimed,
         digests=known,
         fallback_digests=frozenset(key_digest(record.key) for record in view.fallback_keys.values()),
         policy=policy,
@@ -217,6 +220,8 @@ def _decide(
     added = Counter(map(algorithm_of, new))
     _check_counts(added, map(algorithm_of, new_fallback), view, policy.limits)
     effects: list[Effect] = [*device.effects]
+    if begins_anew:
+        effects.append(ForgetOneTimeKeys(user_id=user_id, device_id=device_id))
     if new:
         effects.append(StoreOneTimeKeys(user_id=user_id, device_id=device_id, keys=new))
     for key_id, key in new_fallback.items():
@@ -227,7 +232,7 @@ def _decide(
 
 
 def _begins_anew(device_id: str, user: UserKeys, keys: SignedJson | None) -> bool:
-    """Tell whether a device has another signing key than before: then its ids of one-time keys begin anew as well."""
+    """Tell whether a device has another signing key than before: who has lost that has lost all its one-time keys."""
     before = user.devices[device_id].keys
     if before is None or keys is None:
         return False

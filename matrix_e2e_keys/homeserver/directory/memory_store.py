@@ -24,6 +24,7 @@ from matrix_e2e_keys.homeserver.effects import (
     DropSignaturesBy,
     DropSignaturesOn,
     Effect,
+    ForgetOneTimeKeys,
     IfUnchanged,
     MarkFallbackKeyUsed,
     StoreCrossSigningKey,
@@ -54,7 +55,14 @@ _VERSION: Final = 1
 _CHANGES: Final = (StoreDevice, DeleteDevice, StoreDeviceKeys, StoreCrossSigningKey, DropCrossSigningKey)
 """What a decision may depend on that was made before."""
 _OF_USERS: Final = (StoreDevice, DeleteDevice, DropSignaturesBy, StoreCrossSigningKey, DropCrossSigningKey)
-_OF_DEVICES: Final = (StoreDeviceKeys, StoreOneTimeKeys, StoreFallbackKey, TakeOneTimeKey, MarkFallbackKeyUsed)
+_OF_DEVICES: Final = (
+    StoreDeviceKeys,
+    StoreOneTimeKeys,
+    ForgetOneTimeKeys,
+    StoreFallbackKey,
+    TakeOneTimeKey,
+    MarkFallbackKeyUsed,
+)
 
 
 @define
@@ -63,7 +71,7 @@ class _Device:
     keys: SignedJson | None = None
     pool: dict[str, PooledKey] = field(factory=dict)
     given: dict[str, str] = field(factory=dict)
-    """Digest to id of what was given away."""
+    """Digest to id of what was given away; no id if the device began anew since."""
     fallback_keys: dict[str, FallbackKeyRecord] = field(factory=dict)
 
     def __deepcopy__(self, memo: object) -> _Device:
@@ -140,7 +148,7 @@ class MemoryStore:
             user=user.view(user_id),
             one_time_keys={key_id: pooled.key for key_id, pooled in device.pool.items()},
             counts=_counts(device),
-            claimed={key_id: digest for digest, key_id in device.given.items()},
+            claimed={key_id: digest for digest, key_id in device.given.items() if key_id},
             digests={**device.given, **held},
             fallback_keys=device.fallback_keys,
         )
@@ -291,7 +299,12 @@ def _change_identity(user: _User, effect: StoreCrossSigningKey | DropCrossSignin
 
 def _change_device(
     device: _Device,
-    effect: StoreDeviceKeys | StoreOneTimeKeys | StoreFallbackKey | TakeOneTimeKey | MarkFallbackKeyUsed,
+    effect: StoreDeviceKeys
+    | StoreOneTimeKeys
+    | ForgetOneTimeKeys
+    | StoreFallbackKey
+    | TakeOneTimeKey
+    | MarkFallbackKeyUsed,
     upload: int,
 ) -> None:
     if isinstance(effect, StoreDeviceKeys):
@@ -304,6 +317,10 @@ def _change_device(
                 raise _conflict(f"{quoted(key_id)} is held, or its key is known")
             known.add(digest)
             device.pool[key_id] = PooledKey(key_id=key_id, key=key, uploaded=upload)
+    elif isinstance(effect, ForgetOneTimeKeys):
+        device.pool.clear()
+        device.fallback_keys.clear()
+        device.given = dict.fromkeys(device.given, "")
     elif isinstance(effect, StoreFallbackKey):
         algorithm = effect.key_id.partition(":")[0]
         record = device.fallback_keys.get(algorithm)

@@ -37,6 +37,7 @@ from matrix_e2e_keys.homeserver.admission.keys_upload import (
 from matrix_e2e_keys.homeserver.decisions import Decision, Requester
 from matrix_e2e_keys.homeserver.effects import (
     DeviceChanged,
+    ForgetOneTimeKeys,
     IdentityChanged,
     IfUnchanged,
     StoreCrossSigningKey,
@@ -555,6 +556,7 @@ class TestTheMasterKey:
         kept = {"ed25519:TABLET", ALICE.master_key.key_name}
         assert signers(effect.key.signed) == {ALICE.user_id: kept}
         assert notices == [
+            *([ForgetOneTimeKeys(user_id=ALICE.user_id, device_id=PHONE)] if had_keys else []),
             DeviceChanged(user_id=ALICE.user_id, device_id=PHONE),
             IdentityChanged(user_id=ALICE.user_id),
         ]
@@ -595,7 +597,7 @@ class TestTheMasterKey:
 
     def test_a_master_key_without_signatures_is_left_alone(self) -> None:
         decision = decide(upload(device_keys=self.OTHER_KEY.to_json()), with_identity(ALICE.device(PHONE)))
-        assert [type(effect) for effect in decision.effects] == [StoreDeviceKeys, DeviceChanged]
+        assert [type(effect) for effect in decision.effects] == [StoreDeviceKeys, ForgetOneTimeKeys, DeviceChanged]
 
 
 class TestKeyIds:
@@ -905,7 +907,23 @@ class TestKeysThatWereGivenAway:
         )
         request = upload(device_keys=keys.to_json(), one_time_keys={f"{SIGNED}:A": new.to_json()})
         view = held(claimed={f"{SIGNED}:A": key_digest("another")})
-        assert new_keys(decide(request, view, policy)) == [f"{SIGNED}:A"]
+        decision = decide(request, view, policy)
+        assert new_keys(decision) == [f"{SIGNED}:A"]
+        forget = ForgetOneTimeKeys(user_id=ALICE.user_id, device_id=PHONE)
+        assert (forget in decision.effects) is (policy is not COMPAT)
+
+    @demanding
+    def test_a_device_that_begins_anew_has_none_of_its_keys_any_more(self, policy: Policy) -> None:
+        """Not those that nobody claimed either: nobody could verify them."""
+        fallback = FallbackKeyRecord(key_id=f"{SIGNED}:F", key=stored(otk("F", fallback=True)), is_used=True)
+        view = evolve(held(otk("A"), otk("B")), fallback_keys={SIGNED: fallback})
+        signer = sample_secret_key("other").signer(ED)
+        new = sign_json({"key": sample_curve25519_key("new").to_base64()}, entity=ALICE.user_id, signer=signer)
+        request = upload(device_keys=TestTheMasterKey.OTHER_KEY.to_json(), one_time_keys={f"{SIGNED}:A": new})
+        decision = decide(request, view, policy)
+        assert decision.require().one_time_key_counts == {SIGNED: 1}
+        kinds = [type(effect) for effect in decision.effects]
+        assert kinds.index(ForgetOneTimeKeys) < kinds.index(StoreOneTimeKeys)
 
     @demanding
     @pytest.mark.parametrize("before", [ALICE.device(PHONE, extra={"x": 1}), None])

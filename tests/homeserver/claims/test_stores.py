@@ -51,7 +51,7 @@ from matrix_e2e_keys.homeserver.effects import (
 )
 from matrix_e2e_keys.homeserver.policies import COMPAT, SPEC, Policy
 from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, UserSignature, key_digest
-from matrix_e2e_keys.testing.samples import sample_curve25519_key
+from matrix_e2e_keys.testing.samples import sample_curve25519_key, sample_secret_key
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 USER = ALICE.user_id
@@ -262,6 +262,34 @@ class TestUpload:
         record = FallbackKeyRecord(key_id=f"{ALGORITHM}:F", key=stored("F", fallback=True))
         assert view.fallback_keys == {ALGORITHM: record}
         assert state(database.open()) == view  # it is committed
+
+    def test_a_device_that_begins_anew_has_its_ids_for_itself(self, database: Database) -> None:
+        """What it had is gone, claimed or not; what was claimed is never stored again."""
+        store = database.open()
+        store.apply([log_in()])
+        device = ALICE.device(PHONE, cross_signed=False)
+        fallback = [one_time_key("F", fallback=True)]
+        whole = KeysUploadRequest.for_keys(
+            device_keys=device, one_time_keys=[one_time_key("a"), one_time_key("b")], fallback_keys=fallback
+        )
+        store.upload(whole, REQUESTER).require()
+        assert claimed(store, want()) == ["a"]
+        signer = sample_secret_key("anew").signer(f"ed25519:{PHONE}")
+        renewed = DeviceKeys.build(
+            user_id=USER, device_id=PHONE, curve25519_key=sample_curve25519_key("anew"), signer=signer
+        )
+        store.upload(KeysUploadRequest.for_keys(device_keys=renewed), REQUESTER).require()
+        assert (state(store).counts, state(store).fallback_keys) == ({}, {})
+        mine = [
+            OneTimeKey.build(
+                key_id=f"{ALGORITHM}:{name}", key=sample_curve25519_key(f"anew {name}"), user_id=USER, signer=signer
+            )
+            for name in "ab"
+        ]
+        known = OneTimeKey.build(key_id=f"{ALGORITHM}:c", key=sample_curve25519_key("a"), user_id=USER, signer=signer)
+        again = KeysUploadRequest.for_keys(one_time_keys=[*mine, known])
+        assert store.upload(again, REQUESTER).require().one_time_key_counts == {ALGORITHM: 2}
+        assert claimed(store, want(), want(), want()) == ["a", "b"]
 
     def test_what_does_not_hold_is_given_up(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """A decision on something else than what is there, which cannot be, is not half carried out."""

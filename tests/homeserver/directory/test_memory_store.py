@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -330,6 +331,7 @@ class TestFallbackKeys:
         made = store(fallback("f", "1"), fallback("g", "2"))
         assert refuses(made, used("f")).reason is Reason.WRONG_STATE
         assert refuses(store(), used("f")).reason is Reason.WRONG_STATE
+        assert refuses(made, used("f", "2")).reason is Reason.WRONG_STATE
 
 
 class TestEffects:
@@ -651,9 +653,15 @@ class TestRaces:
     def test_whoever_decides_again_is_done(self, made: MemoryStore) -> None:
         decided = self.decided(made)
         self.good(made, decided["a log-in"])
-        for what in ("other device keys", "another name", "another identity", "a deletion"):
+        again: dict[str, Callable[[], tuple[Effect, ...]]] = {
+            "other device keys": lambda: self.upload(made),
+            "another name": lambda: decide_rename(PHONE, stored=self.view(made), display_name="x"),
+            "another identity": lambda: self.reset(made),
+            "a deletion": lambda: self.delete(made),
+        }
+        for what, decide in again.items():
             refuses(made, *decided[what])
-            self.good(made, self.decided(made)[what] if what != "a deletion" else self.delete(made))
+            self.good(made, decide())
         view = self.view(made)
         assert view.master_key == self.NEW.master_key
         assert {name: device.display_name for name, device in view.devices.items()} == {PHONE: "x", "TABLET": None}
@@ -798,6 +806,16 @@ class TestStoring:
             MemoryStore.from_json(stored)
         expected = path if at[0] in stored else f"/users/{ALICE.user_id}{path}"
         assert caught.value.path.startswith(expected)
+
+    @pytest.mark.parametrize("more", [0, 1])
+    def test_no_upload_is_later_than_the_last(self, more: int) -> None:
+        stored = self.filled().to_json()
+        stored["users"][ALICE.user_id]["devices"][PHONE]["one_time_keys"]["alg:b"][0] = stored["uploads"] + more
+        if more:
+            with pytest.raises(LocalProtocolError):
+                MemoryStore.from_json(stored)
+        else:
+            assert MemoryStore.from_json(stored).to_json() == stored
 
     def test_users_are_users(self) -> None:
         stored = self.filled().to_json()

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from homeserver.directory.servers import Json, LocalClient, LocalWorld, http, without
-from matrix_e2e_keys import HttpRequest, LocalProtocolError, MatrixError
+from matrix_e2e_keys import DeviceKeys, HttpRequest, LocalProtocolError, MatrixError, OneTimeKey
 from matrix_e2e_keys.homeserver.decisions import Requester
 from matrix_e2e_keys.homeserver.policies import STRICT
+from matrix_e2e_keys.testing.samples import sample_curve25519_key, sample_secret_key
 
 SIGNED = "signed_curve25519"
 LAX_DEVICE: Json = {
@@ -448,6 +449,70 @@ class TestUploadingAgain:
         assert "; new key: " in answer.body["error"]
         assert client.upload({}).good == {"one_time_key_counts": {SIGNED: 0, "alg1": 1}}
         assert client.claim_of(client, "alg1") == {"alg1:k1": before}
+
+
+class TestADeviceThatBeginsAnew:
+    """A client that has lost everything but its name makes other keys, and counts its one-time keys from the first."""
+
+    def renewed(self, client: LocalClient, *names: str) -> dict[str, Json]:
+        """Return one-time keys that the new client signs."""
+        signer = sample_secret_key("renewed").signer("ed25519:PHONE")
+        found = {}
+        for name in names:
+            key = OneTimeKey.build(
+                key_id=f"{SIGNED}:{name}",
+                key=sample_curve25519_key(f"renewed {name}"),
+                user_id=client.user.user_id,
+                signer=signer,
+            ).to_json()
+            assert isinstance(key, dict)
+            found[f"{SIGNED}:{name}"] = key
+        return found
+
+    def device_keys(self, client: LocalClient) -> Json:
+        keys: Json = DeviceKeys.build(
+            user_id=client.user.user_id,
+            device_id="PHONE",
+            curve25519_key=sample_curve25519_key("renewed"),
+            signer=sample_secret_key("renewed").signer("ed25519:PHONE"),
+        ).to_json()
+        return keys
+
+    def test_ids_that_were_claimed_are_taken_again(self, world: LocalWorld, server: int) -> None:
+        alice, bob = world.new_client("alice"), world.new_client("bob", server=server)
+        bob.upload({"one_time_keys": bob.one_time_keys("1", "2")})
+        before = [alice.claim_of(bob) for _ in range(2)]
+        assert bob.upload({"one_time_keys": self.renewed(bob, "1")}).error == (400, "M_UNKNOWN")
+        new = self.renewed(bob, "1", "2")
+        bob.upload({"device_keys": self.device_keys(bob), "one_time_keys": new})
+        claimed = [alice.claim_of(bob) for _ in range(2)]
+        assert claimed == [{key_id: key} for key_id, key in new.items()]
+        assert not any(key in before for key in claimed)
+
+    def test_keys_that_were_claimed_are_not(self, world: LocalWorld) -> None:
+        """Attack 46: whoever has them may have used them."""
+        alice, bob = world.new_client("alice"), world.new_client("bob")
+        bob.upload({"one_time_keys": bob.one_time_keys("1")})
+        assert alice.claim_of(bob) == bob.one_time_keys("1")
+        answer = bob.upload({"device_keys": self.device_keys(bob), "one_time_keys": bob.one_time_keys("1")})
+        assert answer.good == {"one_time_key_counts": {SIGNED: 0}}
+        assert alice.claim_of(bob) == {}
+
+    def test_later_uploads_take_ids_again_too(self, world: LocalWorld) -> None:
+        alice, bob = world.new_client("alice"), world.new_client("bob")
+        bob.upload({"one_time_keys": bob.one_time_keys("1", "2")})
+        for _ in range(2):
+            alice.claim_of(bob)
+        bob.upload({"device_keys": self.device_keys(bob), "one_time_keys": self.renewed(bob, "1")})
+        assert bob.upload({"one_time_keys": self.renewed(bob, "2")}).status == 200
+
+    def test_keys_that_nobody_claimed_go(self, world: LocalWorld) -> None:
+        alice, bob = world.new_client("alice"), world.new_client("bob")
+        bob.upload({"one_time_keys": bob.one_time_keys("1", "2")})
+        answer = bob.upload({"device_keys": self.device_keys(bob), "one_time_keys": self.renewed(bob, "1")})
+        assert answer.status == 200
+        assert alice.claim_of(bob) == self.renewed(bob, "1")
+        assert alice.claim_of(bob) == {}
 
 
 class TestFallbackKeys:

@@ -293,13 +293,12 @@ class TestRefusals:
         made, now, sizes = new(), NOW, []
         for number in range(9):
             made.add_message(B, message(number))
-        while True:
-            request = sent(made, now)
-            sizes.append(len(request.edus))
-            assert said(request)[0] == "0"
-            if sizes[-1] == 1:
-                break
+        for _ in range(3):
+            sizes.append(len(sent(made, now).edus))
             now = self.refused(made, now)
+        request = sent(made, now)
+        sizes.append(len(request.edus))
+        assert said(request) == ["0"]
         assert sizes == [9, 4, 2, 1]
 
     def test_a_single_message_is_dropped(self) -> None:
@@ -332,14 +331,15 @@ class TestRefusals:
 
     def test_more_are_sent_again_once_some_have_arrived(self) -> None:
         made, now, sizes = new(), NOW, []
-        for number in range(20):
+        for number in range(80):
             made.add_message(B, message(number))
-        sent(made)
-        now = self.refused(made, now)
         for _ in range(2):
+            sent(made, now)
+            now = self.refused(made, now)
+        for _ in range(3):
             sizes.append(len(sent(made, now).edus))
             made.receive_delivered(B)
-        assert sizes == [10, 10]
+        assert sizes == [20, 40, 20]
         for number in range(50):
             made.add_message(B, message(number))
         assert len(sent(made, now).edus) == 50
@@ -415,6 +415,7 @@ class TestSizes:
         for number, size in enumerate(sizes):
             made.add_message(B, self.of_size(number, size))
         while (request := send(made)) is not None:
+            assert len(found) < len(sizes)
             found.append(len(request[1].edus))
             made.receive_delivered(B)
         return found
@@ -437,6 +438,53 @@ class TestSizes:
             made.add_message(B, self.of_size(number, MAX_TRANSACTION_BYTES - 1000))
         restored = Transactions.from_json(json.loads(json.dumps(made.to_json())), server_name="a.example")
         assert said(sent(restored)) == ["0"]
+
+
+class TestServersThatAreAwayForLong:
+    """Attack 48: not everything is kept for a server that may never come back."""
+
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("matrix_e2e_keys.homeserver.directory.transactions._MAX_WAITING", 5)
+
+    def test_the_oldest_messages_are_dropped(self) -> None:
+        made = new()
+        for number in range(8):
+            made.add_message(B, message(number))
+        made.add_message(C, message(9))
+        assert said(sent(made)) == ["3", "4", "5", "6", "7"]
+        assert said(sent(made)) == ["9"]
+
+    def test_what_is_under_way_is_not(self) -> None:
+        made = new()
+        for number in range(3):
+            made.add_message(B, message(number))
+        first = sent(made)
+        made.receive_failed(B, now=NOW)
+        for number in range(3, 8):
+            made.add_message(B, message(number))
+        assert sent(made, NOW + FIRST_DELAY) is first
+        made.receive_delivered(B)
+        assert said(sent(made, NOW + FIRST_DELAY)) == ["6", "7"]
+
+    def test_what_was_under_way_is_the_first_again_if_it_is_refused(self) -> None:
+        made = new()
+        for number in range(3):
+            made.add_message(B, message(number))
+        sent(made)
+        for number in range(3, 8):
+            made.add_message(B, message(number))
+        made.receive_refused(B, now=NOW)
+        assert said(sent(made, NOW + FIRST_DELAY)) == ["0"]
+
+    def test_updates_that_are_under_way_hold_no_messages(self) -> None:
+        made = new()
+        change(made, "D1")
+        assert said(sent(made)) == ["D1"]
+        for number in range(6):
+            made.add_message(B, message(number))
+        made.receive_delivered(B)
+        assert said(sent(made)) == ["1", "2", "3", "4", "5"]
 
 
 class TestStoring:

@@ -17,9 +17,10 @@ from matrix_e2e_keys import (
     MatrixError,
     Reason,
     RemoteProtocolError,
+    UserKeysQueryResponse,
     VerificationError,
 )
-from matrix_e2e_keys.homeserver.fan_out.failures import ServerFailure
+from matrix_e2e_keys.homeserver.fan_out.failures import ServerFailure, usable
 from matrix_e2e_keys.testing.strategies import json_like_values
 
 
@@ -63,6 +64,19 @@ class TestServerFailure:
         for name in ("status", "errcode", "message"):
             with contextlib.suppress(LocalProtocolError):
                 ServerFailure(**{name: junk})
+
+    def test_an_answer_without_entries_is_none(self) -> None:
+        """Else it would look as if nobody had any devices."""
+        good = UserKeysQueryResponse()
+        failure = ServerFailure(status=403)
+        assert usable(None, "device_keys") == ServerFailure.timed_out()
+        assert usable(failure, "device_keys") is failure
+        assert usable(good, "device_keys") is good
+        bad = UserKeysQueryResponse.from_bytes(b'{"device_keys":[],"master_keys":7}')
+        assert usable(bad, "device_keys") == ServerFailure(status=502, message="The answer cannot be read (wrong-type)")
+        beside = UserKeysQueryResponse.from_bytes(b'{"device_keys":{},"master_keys":7}')
+        assert beside.malformed
+        assert usable(beside, "device_keys") is beside
 
     @pytest.mark.parametrize("status", [399, 200, True, "503"])
     def test_the_status_is_one_of_an_error(self, status: Any) -> None:
