@@ -1299,8 +1299,9 @@ class Memory(RuleBasedStateMachine):
                 continue
             if user_id in shown:
                 signatures = set(truth.signatures)
-                if own is not None and own in expected.signatures and expected.generation == truth.generation:
-                    signatures.add(own)
+                # What one signed oneself is not undone by leaving it out, be it known yet that it was oneself.
+                if own not in signatures and expected.generation == truth.generation:
+                    signatures |= expected.signatures
                 vouched_for = own is not None and (user_id == ME.user_id or own in signatures)
                 expected.see(truth.generation, vouched_for)
                 expected.signatures = signatures
