@@ -20,7 +20,15 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, NewType, TypeVar
 
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, printable, quoted
+from matrix_e2e_keys.errors import (
+    LocalProtocolError,
+    Reason,
+    Refusal,
+    RemoteProtocolError,
+    printable,
+    quoted,
+    raised_as,
+)
 from matrix_e2e_keys.json_trees import wrong_type
 
 __all__ = [
@@ -28,8 +36,10 @@ __all__ = [
     "RoomId",
     "ServerName",
     "UserId",
+    "check_server_name",
     "check_user_ids",
     "home_of",
+    "is_device_id",
     "is_strict_user_id",
     "is_user_id",
     "parse_device_id",
@@ -119,9 +129,24 @@ def parse_device_id(value: object) -> DeviceId:
     Raises:
         RemoteProtocolError: it is none.
     """
-    if type(value) is not str or not value or not _fits(value, _MAX_DEVICE_ID_BYTES):
+    if not is_device_id(value):
         raise _invalid(value, "a device id")
-    return DeviceId(value)
+    return DeviceId(value)  # type: ignore[arg-type]  # is_device_id has checked
+
+
+def is_device_id(value: object) -> bool:
+    """Internal: tell whether ``value`` is a device id."""
+    return type(value) is str and bool(value) and _fits(value, _MAX_DEVICE_ID_BYTES)
+
+
+def check_server_name(value: object, name: str) -> ServerName:
+    """Internal: take a server name that a caller gives as the argument ``name``.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
+    with raised_as(LocalProtocolError, name):
+        return parse_server_name(value)
 
 
 def check_user_ids(user_ids: Iterable[str]) -> list[str]:

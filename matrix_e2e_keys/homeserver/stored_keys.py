@@ -46,6 +46,7 @@ __all__ = [
     "StoredKey",
     "UserKeys",
     "UserSignature",
+    "algorithm_of",
     "device_entry",
     "is_called_like",
     "key_digest",
@@ -69,6 +70,11 @@ def stored_key(value: object, *at: str | int) -> Any:
         Refusal: it is neither a signed object nor a string.
     """
     return instances(SignedJson, str)(value, *at)
+
+
+def algorithm_of(key_id: str) -> str:
+    """Internal: return the algorithm in the id of a one-time or fallback key."""
+    return key_id.partition(":")[0]
 
 
 def key_digest(key: StoredKey) -> str:

@@ -22,8 +22,8 @@ from attrs import evolve
 
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryResponse
 from matrix_e2e_keys.endpoints.federation.user_keys_query import UserKeysQueryResponse
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted, raised_as
-from matrix_e2e_keys.identifiers import parse_server_name
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted
+from matrix_e2e_keys.identifiers import check_server_name
 from matrix_e2e_keys.models.device_keys import DeviceKeys, read_device_keys
 from matrix_e2e_keys.outcome import Rejection
 from matrix_e2e_keys.signing.signed_json import SignedJson, new_signed_json, parts_of
@@ -109,6 +109,5 @@ def check_answer(response: object) -> None:
 
 
 def _check_server(server_name: object, signer: object) -> None:
-    with raised_as(LocalProtocolError, "server_name"):
-        parse_server_name(server_name)
+    check_server_name(server_name, "server_name")
     check_signer(signer)

@@ -22,7 +22,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from matrix_e2e_keys.algorithms import ED25519
-from matrix_e2e_keys.errors import RemoteProtocolError
+from matrix_e2e_keys.homeserver.admission.signature_roles import device_signing_key
 from matrix_e2e_keys.homeserver.admission.uploaded_objects import (
     check_servable,
     check_signature_count,
@@ -40,7 +40,6 @@ from matrix_e2e_keys.homeserver.effects import (
 )
 from matrix_e2e_keys.homeserver.policies import Limits, Policy
 from matrix_e2e_keys.homeserver.stored_keys import USAGES, UserKeys
-from matrix_e2e_keys.keys import Ed25519PublicKey
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.outcome import Rejection
@@ -104,7 +103,7 @@ def admit_device_keys(
         return AdmittedDeviceKeys(keys=stored)
     effects: list[Effect] = [StoreDeviceKeys(user_id=user.user_id, device_id=device_id, keys=keys)]
     notices: list[Effect] = [DeviceChanged(user_id=user.user_id, device_id=device_id)]
-    master_key = _master_key_beside(content, device_id, user, verifier)
+    master_key = _master_key_beside(keys, device_id, user, verifier)
     if master_key is not None:
         effects.append(StoreCrossSigningKey(user_id=user.user_id, usage="master", key=master_key))
         notices.append(IdentityChanged(user_id=user.user_id))
@@ -186,18 +185,15 @@ def _with_signatures(
     return new_signed_json(parts._replace(signatures={user.user_id: kept} if kept else {}))
 
 
-def _master_key_beside(
-    content: dict[str, Any], device_id: str, user: UserKeys, verifier: Verifier
-) -> CrossSigningKey | None:
+def _master_key_beside(keys: SignedJson, device_id: str, user: UserKeys, verifier: Verifier) -> CrossSigningKey | None:
     """Return the master key without what the device signed with another key, ``None`` if there is no such thing."""
     without = master_key_without(user, frozenset({device_id}))
     if without is None or user.master_key is None:
         return None
-    name = f"{ED25519}:{device_id}"
-    try:
-        raw = Ed25519PublicKey.from_base64(content["keys"].get(name)).raw
-    except RemoteProtocolError:
+    raw = device_signing_key(device_id, keys)
+    if raw is None:
         return without
+    name = f"{ED25519}:{device_id}"
     parts = parts_of(user.master_key.signed)
     is_good = ask([(parts.canonical, signature_text(parts, user.user_id, name), raw)], verifier) == [True]
     return None if is_good else without

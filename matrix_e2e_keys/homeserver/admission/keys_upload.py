@@ -31,7 +31,6 @@ from matrix_e2e_keys.homeserver.admission.device_keys import AdmittedDeviceKeys,
 from matrix_e2e_keys.homeserver.admission.one_time_keys import (
     FALLBACK_KEYS,
     ONE_TIME_KEYS,
-    algorithm_of,
     check_device_signatures,
     is_key_id,
     new_fallback_keys,
@@ -44,7 +43,14 @@ from matrix_e2e_keys.homeserver.admission.uploaded_objects import refusal
 from matrix_e2e_keys.homeserver.decisions import Decision, Requester, check_requester
 from matrix_e2e_keys.homeserver.effects import Effect, ForgetOneTimeKeys, StoreFallbackKey, StoreOneTimeKeys, guarded
 from matrix_e2e_keys.homeserver.policies import SPEC, Limits, Policy, check_policy
-from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, UserKeys, key_digest, stored_key
+from matrix_e2e_keys.homeserver.stored_keys import (
+    FallbackKeyRecord,
+    StoredKey,
+    UserKeys,
+    algorithm_of,
+    key_digest,
+    stored_key,
+)
 from matrix_e2e_keys.signing.signed_json import SignedJson
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 

@@ -7,11 +7,11 @@ Facts:
 
 * A key id is ``<algorithm>:<name>`` with one colon.
 * The same key under the same id again is a retry: the one that is held stays, with its signatures. What a key is
-  beyond its id is its text (:func:`~matrix_e2e_keys.homeserver.key_digest`): one that is held or was claimed is never
+  beyond its id, :func:`~matrix_e2e_keys.homeserver.key_digest` says: one that is held or was claimed is never
   stored again, under whatever id, so that no two people are given the same key.
 * Another key under an id that is held is a conflict, and nothing of the upload is stored. Under an id that was claimed
   it is refused too, unless the policy lets it pass.
-* A fallback key with the same text as the one that is held is the same key: it keeps its id and whether it was used,
+* A fallback key with the same digest as the one that is held is the same key: it keeps its id and whether it was used,
   and nothing is stored. So a retry never makes a used key look unused, however its members are ordered.
 """
 
@@ -35,7 +35,7 @@ from matrix_e2e_keys.homeserver.admission.uploaded_objects import (
     refusal,
 )
 from matrix_e2e_keys.homeserver.policies import Policy
-from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, device_entry, key_digest
+from matrix_e2e_keys.homeserver.stored_keys import FallbackKeyRecord, StoredKey, algorithm_of, device_entry, key_digest
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey, verify_one_time_keys
 from matrix_e2e_keys.outcome import Rejection
@@ -45,7 +45,6 @@ from matrix_e2e_keys.signing.verifiers import Verifier
 __all__ = [
     "FALLBACK_KEYS",
     "ONE_TIME_KEYS",
-    "algorithm_of",
     "check_device_signatures",
     "is_key_id",
     "new_fallback_keys",
@@ -67,11 +66,6 @@ def is_key_id(key_id: str) -> bool:
     """Tell whether a name is ``<algorithm>:<name>`` with one colon, and can be stored as text."""
     algorithm, _, name = key_id.partition(":")
     return bool(algorithm and name) and ":" not in name and "\x00" not in key_id and key_id == printable(key_id)
-
-
-def algorithm_of(key_id: str) -> str:
-    """Return the algorithm in a key id."""
-    return key_id.partition(":")[0]
 
 
 def storable(entry: OneTimeKey | Rejection) -> StoredKey | None:

@@ -29,10 +29,10 @@ from attrs import define, evolve, field, frozen
 from matrix_e2e_keys.back_off import check_now
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.endpoints.members import instances, list_of
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError, json_pointer, quoted, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, quoted, raised_as
 from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.homeserver.claims.local_claims import KeyWanted
-from matrix_e2e_keys.identifiers import is_user_id, parse_device_id, parse_server_name
+from matrix_e2e_keys.identifiers import is_device_id, is_user_id, parse_server_name
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.stored import Stored
 
@@ -163,7 +163,7 @@ class ClaimLedger:
         device = (key.user_id, key.device_id)
         if window.one_time_keys[device] >= self.keys_per_device:
             return evolve(key, allows_one_time_key=False)
-        if _is_device_id(key.device_id):
+        if is_device_id(key.device_id):
             window.one_time_keys[device] += 1
         return key
 
@@ -235,7 +235,7 @@ def _read(stored: Stored, *at: str) -> _Window:
         if not is_user_id(user_id):
             raise _damaged(f"{quoted(user_id)} is not a user id", *at, "one_time_keys", user_id)
         for device_id, number in by_user.items(user_id, int):
-            if not _is_device_id(device_id) or number < 1:
+            if not is_device_id(device_id) or number < 1:
                 raise _damaged("a device id and a number are needed", *at, "one_time_keys", user_id, device_id)
             window.one_time_keys[user_id, device_id] = number
     if window.keys < max(1, window.one_time_keys.total()):
@@ -254,11 +254,3 @@ def _checked_claimant(claimant: object, *at: str) -> str:
         with raised_as(LocalProtocolError, *at):
             parse_server_name(claimant)
     return claimant
-
-
-def _is_device_id(text: str) -> bool:
-    try:
-        parse_device_id(text)
-    except RemoteProtocolError:
-        return False
-    return True

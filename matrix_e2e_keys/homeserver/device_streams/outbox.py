@@ -184,7 +184,10 @@ class DeviceListOutbox:
             self._back_off.failed(updates.destination, now, at_least_ms=granted(retry_after_ms))
 
     def receive_resync(self, destination: str, user_id: str) -> None:
-        """Note that a server has just been given all devices of a user: what waited to be told about them it knows.
+        """Note that a server keeps all devices of a user as they are now: what waited to be told about them it knows.
+
+        That it was sent an answer is not enough: the answer may be lost, or not be used for its list. To leave this out
+        costs an update too many.
 
         Raises:
             LocalProtocolError: an argument has the wrong type.

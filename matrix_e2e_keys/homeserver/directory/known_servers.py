@@ -24,9 +24,9 @@ from matrix_e2e_keys.back_off import check_now
 from matrix_e2e_keys.endpoints.federation.server_keys import ServerKeysRequest
 from matrix_e2e_keys.endpoints.http_values import HttpResponse
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError, VerificationError, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolError, VerificationError
 from matrix_e2e_keys.homeserver.federation_auth.authorization import XMatrixClaim
-from matrix_e2e_keys.identifiers import ServerName, parse_server_name
+from matrix_e2e_keys.identifiers import check_server_name
 from matrix_e2e_keys.models.server_keys import VerifiedServerKeys
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 
@@ -116,7 +116,7 @@ class KnownServers:
         Raises:
             LocalProtocolError: it is no server name, or an argument has the wrong type.
         """
-        name = _checked(origin, "origin")
+        name = check_server_name(origin, "origin")
         check_now(now)
         _, received_ts = self._keys.get(name, (None, None))
         asked = (received_ts, self._failed.get(name))
@@ -137,7 +137,7 @@ class KnownServers:
                 of these three the server counts as having failed, and the keys that were known stay.
             LocalProtocolError: an argument is not what it should be. Nothing is changed.
         """
-        name = _checked(server_name, "server_name")
+        name = check_server_name(server_name, "server_name")
         if type(response) is not HttpResponse:
             raise LocalProtocolError(Reason.WRONG_TYPE, "an HttpResponse is needed", path="/response")
         check_now(now)
@@ -160,7 +160,7 @@ class KnownServers:
         Raises:
             LocalProtocolError: it is no server name, or an argument has the wrong type.
         """
-        _remember(self._failed, _checked(server_name, "server_name"), check_now(now))
+        _remember(self._failed, check_server_name(server_name, "server_name"), check_now(now))
 
 
 def _remember(things: OrderedDict[str, T], name: str, thing: T) -> None:
@@ -168,8 +168,3 @@ def _remember(things: OrderedDict[str, T], name: str, thing: T) -> None:
     things.move_to_end(name)
     if len(things) > _REMEMBERED:
         things.popitem(last=False)
-
-
-def _checked(name: object, argument: str) -> ServerName:
-    with raised_as(LocalProtocolError, argument):
-        return parse_server_name(name)

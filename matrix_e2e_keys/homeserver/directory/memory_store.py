@@ -42,6 +42,7 @@ from matrix_e2e_keys.homeserver.stored_keys import (
     StoredKey,
     UserKeys,
     UserSignature,
+    algorithm_of,
     is_called_like,
     key_digest,
 )
@@ -257,7 +258,7 @@ class MemoryStore:
 def _counts(device: _Device) -> dict[str, int]:
     counts: dict[str, int] = {}
     for key_id in device.pool:
-        algorithm = key_id.partition(":")[0]
+        algorithm = algorithm_of(key_id)
         counts[algorithm] = counts.get(algorithm, 0) + 1
     return counts
 
@@ -322,7 +323,7 @@ def _change_device(
         device.fallback_keys.clear()
         device.given = dict.fromkeys(device.given, "")
     elif isinstance(effect, StoreFallbackKey):
-        algorithm = effect.key_id.partition(":")[0]
+        algorithm = algorithm_of(effect.key_id)
         record = device.fallback_keys.get(algorithm)
         if record is None or key_digest(record.key) != key_digest(effect.key):
             device.fallback_keys[algorithm] = FallbackKeyRecord(key_id=effect.key_id, key=effect.key)
@@ -333,7 +334,7 @@ def _change_device(
         del device.pool[effect.key_id]
         device.given[effect.digest] = effect.key_id
     else:
-        algorithm = effect.key_id.partition(":")[0]
+        algorithm = algorithm_of(effect.key_id)
         held = device.fallback_keys.get(algorithm)
         if held is None or held.key_id != effect.key_id or key_digest(held.key) != effect.digest:
             raise _conflict(f"{quoted(effect.key_id)} is not the fallback key any more")
@@ -402,7 +403,7 @@ def _check_user(user: _User, user_id: str, uploads: int) -> None:
             )
         if any(held.uploaded > uploads for held in device.pool.values()):
             raise LocalProtocolError(Reason.INVALID_VALUE, "an upload is later than the last", path="/devices")
-        if any(held.key_id.partition(":")[0] != algorithm for algorithm, held in device.fallback_keys.items()):
+        if any(algorithm_of(held.key_id) != algorithm for algorithm, held in device.fallback_keys.items()):
             raise LocalProtocolError(Reason.INVALID_KEY_ID, "a fallback key is of another algorithm", path="/devices")
 
 

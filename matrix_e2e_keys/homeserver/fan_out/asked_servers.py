@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
-from matrix_e2e_keys.endpoints.members import Check, instances, map_of, server_name
+from matrix_e2e_keys.endpoints.members import Check, instances, map_of
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, raised_as
 from matrix_e2e_keys.homeserver.policies import Limits
 from matrix_e2e_keys.homeserver.stored_keys import UserKeys
@@ -20,7 +20,6 @@ from matrix_e2e_keys.outcome import Rejection
 
 __all__ = [
     "by_server",
-    "check_server_name",
     "first_foreigner",
     "invalid_name",
     "refused_size",
@@ -32,16 +31,6 @@ T = TypeVar("T")
 
 _DEFAULT_MS: Final = 10_000
 _LONGEST_MS: Final = 20_000
-
-
-def check_server_name(value: object, name: str) -> str:
-    """Take a server name that our caller gives as the argument ``name``.
-
-    Raises:
-        LocalProtocolError: it is none.
-    """
-    with raised_as(LocalProtocolError):
-        return server_name(value, name)
 
 
 def by_server(asked: Mapping[str, T], own_name: str) -> tuple[dict[str, T], dict[str, dict[str, T]]]:

@@ -22,13 +22,12 @@ from attrs import frozen
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest, KeysClaimResponse
 from matrix_e2e_keys.endpoints.federation.user_keys_claim import UserKeysClaimRequest, UserKeysClaimResponse
 from matrix_e2e_keys.endpoints.members import Check, instances, list_of, map_of
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, raised_as
 from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.homeserver.claims.local_claims import HandedOutKey, KeyWanted
 from matrix_e2e_keys.homeserver.decisions import Requester, check_requester
 from matrix_e2e_keys.homeserver.fan_out.asked_servers import (
     by_server,
-    check_server_name,
     first_foreigner,
     invalid_name,
     refused_size,
@@ -37,7 +36,7 @@ from matrix_e2e_keys.homeserver.fan_out.asked_servers import (
 from matrix_e2e_keys.homeserver.fan_out.claim_filter import filter_claim_answer, shown_one_time_key
 from matrix_e2e_keys.homeserver.fan_out.failures import ServerFailure, usable
 from matrix_e2e_keys.homeserver.policies import SPEC, Policy, check_policy
-from matrix_e2e_keys.identifiers import parse_device_id
+from matrix_e2e_keys.identifiers import check_server_name, is_device_id
 from matrix_e2e_keys.models.one_time_keys import OneTimeKey
 from matrix_e2e_keys.outcome import Rejection
 
@@ -214,16 +213,8 @@ def user_keys_claimed(handed_out: Iterable[HandedOutKey]) -> UserKeysClaimRespon
     return UserKeysClaimResponse(one_time_keys=_shown(keys))
 
 
-def _is_device_id(name: str) -> bool:
-    try:
-        parse_device_id(name)
-    except RemoteProtocolError:
-        return False
-    return True
-
-
 def _of_devices(of_user: Mapping[str, str]) -> dict[str, str]:
-    return {device_id: algorithm for device_id, algorithm in of_user.items() if _is_device_id(device_id)}
+    return {device_id: algorithm for device_id, algorithm in of_user.items() if is_device_id(device_id)}
 
 
 def _wanted(asked: Mapping[str, Mapping[str, str]]) -> Iterator[KeyWanted]:

@@ -24,7 +24,6 @@ from matrix_e2e_keys.endpoints.members import boolean, instances, integer, optio
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, raised_as
 from matrix_e2e_keys.homeserver.decisions import Decision
 from matrix_e2e_keys.homeserver.fan_out.asked_servers import (
-    check_server_name,
     first_foreigner,
     refused_size,
     user_views,
@@ -33,6 +32,7 @@ from matrix_e2e_keys.homeserver.fan_out.shown_users import ShownUsers, shown_nam
 from matrix_e2e_keys.homeserver.policies import SPEC, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import DeviceRecord, UserKeys
 from matrix_e2e_keys.homeserver.visibility import ServerViewer, visible_device, visible_key
+from matrix_e2e_keys.identifiers import check_server_name
 
 __all__ = ["decide_user_devices", "decide_user_keys_query"]
 

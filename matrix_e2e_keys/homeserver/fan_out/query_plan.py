@@ -32,7 +32,6 @@ from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.homeserver.decisions import Requester, check_requester
 from matrix_e2e_keys.homeserver.fan_out.asked_servers import (
     by_server,
-    check_server_name,
     refused_size,
     user_views,
     waiting_time,
@@ -43,6 +42,7 @@ from matrix_e2e_keys.homeserver.fan_out.shown_users import ShownUsers
 from matrix_e2e_keys.homeserver.policies import SPEC, Policy, check_policy
 from matrix_e2e_keys.homeserver.stored_keys import UserKeys, UserSignature
 from matrix_e2e_keys.homeserver.visibility import UserViewer
+from matrix_e2e_keys.identifiers import check_server_name
 from matrix_e2e_keys.outcome import Rejection
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 

@@ -45,7 +45,7 @@ from matrix_e2e_keys.homeserver.federation_auth.header import (
     is_x_matrix,
     parse_authorization,
 )
-from matrix_e2e_keys.identifiers import ServerName, parse_server_name
+from matrix_e2e_keys.identifiers import ServerName, check_server_name, parse_server_name
 from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import DEFAULT_LIMITS, JsonLimits, check_limits
 from matrix_e2e_keys.keys import Ed25519PublicKey, KeyId
@@ -89,8 +89,8 @@ def sign_request(
             cannot stand in a header that everybody reads.
     """
     _check_request(request)
-    _check_server_name("origin", origin)
-    _check_server_name("destination", destination)
+    check_server_name(origin, "origin")
+    check_server_name(destination, "destination")
     all_signers = _signers(signers)
     with raised_as(LocalProtocolError):
         signed = _signed_part(request, origin, destination, {}, DEFAULT_LIMITS)
@@ -145,7 +145,7 @@ def read_authorization(headers: Iterable[str | bytes], *, server_name: str) -> X
             malformed, they do not agree on the origin, two are for one key, or there are more than 64.
         LocalProtocolError: an argument has the wrong type.
     """
-    own_name = _check_server_name("server_name", server_name)
+    own_name = check_server_name(server_name, "server_name")
     if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
         raise LocalProtocolError(Reason.WRONG_TYPE, "several headers are needed", path="/headers")
     texts = [text for text in map(header_text, headers) if is_x_matrix(text)]
@@ -300,11 +300,6 @@ def _signed_part(
 def _check_request(request: object) -> None:
     if type(request) is not HttpRequest:
         raise LocalProtocolError(Reason.WRONG_TYPE, "the request must be an HttpRequest", path="/request")
-
-
-def _check_server_name(name: str, value: object) -> ServerName:
-    with raised_as(LocalProtocolError, name):
-        return parse_server_name(value)
 
 
 def _denied(error: str) -> MatrixError:
