@@ -185,6 +185,8 @@ class MemoryStore:
         Raises:
             LocalProtocolError: one of them does not hold, or is none. Nothing is changed.
         """
+        if not isinstance(effects, Iterable):
+            raise LocalProtocolError(Reason.WRONG_TYPE, "effects are needed", path="/effects")
         touched: dict[str, _User] = {}
         changed: set[str] = set()
         """Those of whom something changed that other decisions depend on."""

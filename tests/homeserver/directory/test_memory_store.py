@@ -365,6 +365,12 @@ class TestEffects:
     def test_what_is_no_effect_is_refused(self, effect: object) -> None:
         assert refuses(store(), effect).reason is Reason.WRONG_TYPE
 
+    @pytest.mark.parametrize("effects", [None, 7, True, object(), KEYS])
+    def test_what_is_not_several_is_refused(self, effects: object) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            store().apply(effects)  # type: ignore[arg-type]
+        assert (caught.value.reason, caught.value.path) == (Reason.WRONG_TYPE, "/effects")
+
     @pytest.mark.parametrize(
         "effect",
         [
