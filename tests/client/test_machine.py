@@ -1376,6 +1376,40 @@ class TestWhatIsNotServedYet:
         assert bootstrap.state is BootstrapState.DONE
         assert settled.machine.next_request_at() is None
 
+    @pytest.fixture
+    def waiting(self, settled: Client) -> Client:
+        """A device that will look again at 15,000."""
+        settled.machine.start_bootstrap(secrets_of(ALICE))
+        settled.make_keys()
+        settled.store()
+        self.go_on_while_a_signature_is_left_out(settled, 0)
+        assert settled.machine.next_request_at() == 15_000
+        return settled
+
+    def test_there_is_nothing_to_send_while_one_looks_already(self, waiting: Client) -> None:
+        waiting.machine.lists.mark_outdated([ALICE.user_id])
+        (query,) = waiting.ask(1_000)
+        assert waiting.machine.next_request_at() is None
+        assert waiting.ask(15_000) == []
+        assert waiting.machine.next_request_at() is None
+        waiting.exchange(query, 16_000)
+        bootstrap = waiting.machine.signing.bootstrap
+        assert bootstrap is not None
+        assert bootstrap.state is BootstrapState.DONE
+        assert waiting.machine.next_request_at() is None, "what was looked for has been seen"
+
+    def test_one_looks_no_earlier_than_the_server_can_be_asked(self, waiting: Client) -> None:
+        waiting.machine.lists.mark_outdated([ALICE.user_id])
+        (query,) = waiting.ask(1_000)
+        waiting.machine.receive_error(query.request_id, None, 2_000)
+        assert waiting.machine.next_request_at() == 17_000
+        assert waiting.ask(16_999) == []
+        assert kinds(waiting.ask(17_000)) == [KeysQueryRequest]
+
+    def test_after_a_restart_one_looks_at_once(self, waiting: Client) -> None:
+        waiting.restart()
+        assert kinds(waiting.ask(1_000)) == [KeysQueryRequest]
+
 
 class TestTwoDevicesAtOnce:
     def test_the_later_one_gives_up(self, settled: Client, server: FakeServer) -> None:

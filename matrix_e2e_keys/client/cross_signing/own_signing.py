@@ -127,25 +127,34 @@ class OwnSigning:
 
         Raises:
             VerificationError: one of them does not belong to the identity that is served, nor is the private master key
-                that of the one that was confirmed. Somebody has replaced it: import its private keys.
+                that of the one that was confirmed. Somebody has replaced it: import its private keys. Or one does not
+                belong to the identity that is being set up: no others count until the server has that one.
             LocalProtocolError: they are another user's, or not of that type.
         """
         if type(secrets) is not CrossSigningSecrets or secrets.user_id != self.device.user_id:
             raise LocalProtocolError(Reason.WRONG_TYPE, "CrossSigningSecrets of one's own are needed", path="/secrets")
-        oneself = self._oneself
-        identity = None if oneself is None else oneself.identity
         if self.bootstrap is not None and self.is_setting_up:
-            identity = self.bootstrap.identity
+            secrets.check_against(self.bootstrap.identity)
+        else:
+            self._check_against_served(secrets)
+        self._take(secrets, self.bootstrap)
+        changes = self._confirm_by_secret(again=True)
+        self._sign_this_device()
+        return changes
+
+    def _check_against_served(self, secrets: CrossSigningSecrets) -> None:
+        """Refuse private keys of another identity than the one that is served, unless theirs was confirmed.
+
+        Raises:
+            VerificationError: they are.
+        """
+        identity = None if self._oneself is None else self._oneself.identity
         master_key = None if secrets.master is None else secrets.master.public_key
         # What was confirmed counts, and not what may be the server's invention.
         is_confirmed = master_key is not None and master_key == self.users.own_master_key
         is_served = identity is not None and identity.master_public_key == master_key
         if identity is not None and (is_served or not is_confirmed):
             secrets.check_against(identity)
-        self._take(secrets, self.bootstrap)
-        changes = self._confirm_by_secret(again=True)
-        self._sign_this_device()
-        return changes
 
     def _sign_this_device(self) -> None:
         """Sign this device if that is all that is missing for everybody to take it for one's own."""

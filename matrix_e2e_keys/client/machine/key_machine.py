@@ -97,7 +97,6 @@ class KeyMachine(metaclass=Sealed):
     _uploads: OwnUploads = field(repr=False)
     _exchange: Exchange = field(repr=False)
     _delays: BackOff = field(factory=BackOff, init=False, repr=False)
-    _unserved: dict[str, int] = field(factory=dict, init=False, repr=False)
 
     @classmethod
     def create(
@@ -259,9 +258,6 @@ class KeyMachine(metaclass=Sealed):
 
     def _next(self, now: int) -> Iterator[Question]:
         """Yield what each part has to send."""
-        for user_id in [user_id for user_id, due in self._unserved.items() if due <= now]:
-            del self._unserved[user_id]
-            self.lists.mark_outdated([user_id])
         yield from self._uploads.next_questions(now)
         changes = self.lists.next_changes()
         if changes is not None and not self._exchange.is_under_way(_CHANGES) and self._delays.ready_at(_CHANGES) <= now:
@@ -279,7 +275,6 @@ class KeyMachine(metaclass=Sealed):
         A time that has passed means that there is something to send now.
         """
         times = [self.lists.next_query_at(), self.sessions.next_claim_at(), *self._uploads.next_times()]
-        times += [due for user_id, due in self._unserved.items() if user_id in self.lists.tracked]
         if self.lists.next_changes() is not None and not self._exchange.is_under_way(_CHANGES):
             times.append(self._delays.ready_at(_CHANGES))
         return earliest(times)
@@ -370,7 +365,7 @@ class KeyMachine(metaclass=Sealed):
             self._delays.succeeded(user_id)
         for user_id in missing:
             self._delays.failed(user_id, now)
-            self._unserved[user_id] = self._delays.ready_at(user_id)
+            self.lists.ask_again([user_id], self._delays.ready_at(user_id))
 
     def _query_failed(self, query: OutgoingQuery, error: MatrixError | None, now: int) -> Received:
         self.lists.receive_failure(query.query_id, now, retry_after_ms=wait(error))

@@ -63,6 +63,8 @@ class _User:
     """When they last changed, as far as one has heard."""
     answered: int = -1
     """When the newest query was sent whose answer was taken."""
+    again_at: int | None = None
+    """From when on to ask once more, by the caller's time, unless an answer is taken before."""
 
     @property
     def is_outdated(self) -> bool:
@@ -160,6 +162,24 @@ class DeviceListTracker:
                 self._users[user_id].answered = self._now()
                 self._users[user_id].changed = self._now()
 
+    def ask_again(self, user_ids: Iterable[str], at: int) -> None:
+        """Ask about users once more from a time on, though nobody says that they have changed.
+
+        Until then they are as up to date as they were. An answer about them that is taken before makes up for it; after
+        a restart they are asked about at once. Users who are not tracked are not of interest.
+
+        Args:
+            user_ids: whom.
+            at: the caller's time in milliseconds. It replaces one that was named before.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type; then nothing is changed.
+        """
+        at = check_now(at)
+        for user_id in check_user_ids(user_ids):
+            if user_id in self._users:
+                self._users[user_id].again_at = at
+
     def mark_all_outdated(self) -> None:
         """Note that one may have missed any number of changes: a sliding sync that begins anew, for example."""
         self._gap = None
@@ -253,6 +273,9 @@ class DeviceListTracker:
             raise LocalProtocolError(Reason.INVALID_VALUE, "max_users must be a positive integer", path="/max_users")
         now = check_now(now)
         ready = [user_id for user_id, due in self._due() if due <= now]
+        for user in [self._users[user_id] for user_id in ready]:
+            if not user.is_outdated:
+                user.changed = self._now()
         return self._send(ready[: min(max_users, self._batch.size)]) if ready else None
 
     def query_now(self, user_ids: Iterable[str]) -> OutgoingQuery:
@@ -310,7 +333,7 @@ class DeviceListTracker:
             self._servers.succeeded(_server_of(user_id))
             self._unanswered.succeeded(user_id)
             if user is not None and query_id > user.answered:
-                user.answered = query_id
+                user.answered, user.again_at = query_id, None
                 newest.add(user_id)
         return frozenset(newest)
 
@@ -343,9 +366,10 @@ class DeviceListTracker:
         in_flight = frozenset().union(*self._in_flight.values())
         of_all = self._servers.ready_at(_ALL_SERVERS)
         for user_id, user in self._users.items():
-            if user.is_outdated and user_id not in in_flight:
+            wanted_at = of_all if user.is_outdated else user.again_at
+            if wanted_at is not None and user_id not in in_flight:
                 of_server = self._servers.ready_at(_server_of(user_id))
-                yield user_id, max(of_all, of_server, self._unanswered.ready_at(user_id))
+                yield user_id, max(wanted_at, of_all, of_server, self._unanswered.ready_at(user_id))
 
     def _send(self, user_ids: Iterable[str]) -> OutgoingQuery:
         request = KeysQueryRequest.for_users(user_ids)
@@ -370,7 +394,10 @@ class DeviceListTracker:
         return {
             "version": _VERSION,
             "own_user_id": self.own_user_id,
-            "users": {user_id: {"outdated": user.is_outdated} for user_id, user in self._users.items()},
+            "users": {
+                user_id: {"outdated": user.is_outdated or user.again_at is not None}
+                for user_id, user in self._users.items()
+            },
             "token": self._token,
             "gap": None if self._gap is None else list(self._gap),
         }

@@ -445,6 +445,19 @@ class TestWhileItIsSetUp:
         assert made.own_signature is not None
         assert made.users.own is None
 
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    def test_those_of_the_identity_that_it_replaces_are_not(self, is_restarted: bool) -> None:
+        """That one was confirmed. But whoever stores its private keys does not have those that are uploaded."""
+        made = self.reset() if is_restarted else ready()
+        if is_restarted:
+            made.users.confirm_own_identity(ME.master_public_key)
+        else:
+            made.start_bootstrap(secrets_of(ME_AGAIN), reset=True)
+        error = refused(made, lambda: made.use_secrets(secrets_of(ME)), VerificationError)
+        assert error.reason is Reason.PRIVATE_KEY_MISMATCH
+        made.abandon_bootstrap()
+        made.use_secrets(secrets_of(ME))
+
     def test_then_it_is_uploaded(self) -> None:
         made = self.reset()
         made.use_secrets(secrets_of(ME_AGAIN))

@@ -229,6 +229,74 @@ class TestQueries:
         assert made.next_query_at() is None
 
 
+class TestAskingAgain:
+    def test_at_that_time_and_once(self) -> None:
+        made = tracker(BOB, CAROL)
+        made.ask_again([BOB, "@stranger:x.example"], 5)
+        assert (made.outdated, made.next_query_at(), made.next_query(4)) == (set(), 5, None)
+        query = made.next_query(5)
+        assert query is not None
+        assert (users(query), made.outdated, made.next_query_at()) == ({BOB}, {BOB}, None)
+        assert made.receive_result(query.query_id, result(query), 5) == {BOB}
+        assert (made.outdated, made.next_query_at()) == (set(), None)
+
+    def test_the_last_time_counts(self) -> None:
+        made = tracker(BOB)
+        made.ask_again([BOB], 5)
+        made.ask_again([BOB], 7)
+        assert made.next_query_at() == 7
+
+    def test_an_answer_before_makes_up_for_it(self) -> None:
+        made = tracker(BOB)
+        made.ask_again([BOB], 5)
+        query = made.query_now([BOB])
+        assert (made.next_query_at(), made.next_query(5)) == (None, None)
+        made.receive_result(query.query_id, result(query), 6)
+        assert made.next_query_at() is None
+
+    def test_an_answer_that_says_nothing_does_not(self) -> None:
+        made = tracker(BOB)
+        made.ask_again([BOB], 20_000)
+        query = made.query_now([BOB])
+        made.receive_result(query.query_id, result(query, without=[BOB]), 0)
+        assert (made.outdated, made.next_query_at()) == (set(), 20_000)
+
+    def test_whoever_is_outdated_is_asked_about_at_once(self) -> None:
+        made = tracker(BOB)
+        made.ask_again([BOB], 5)
+        made.mark_outdated([BOB])
+        assert users(made.next_query(0)) == {BOB}
+
+    def test_not_before_the_server_can_be_asked(self) -> None:
+        made = tracker(BOB)
+        made.receive_failure(made.query_now([BOB]).query_id, 0)
+        made.ask_again([BOB], 5)
+        assert (made.next_query_at(), made.next_query(14_999)) == (15_000, None)
+        assert users(made.next_query(15_000)) == {BOB}
+
+    def test_whoever_has_left_is_not_asked_about(self) -> None:
+        made = tracker(BOB)
+        made.ask_again([BOB], 5)
+        made.untrack([BOB])
+        assert made.next_query_at() is None
+
+    def test_one_user_costs_the_others_a_while(self) -> None:
+        made = tracker(BOB, CAROL)
+        made.mark_outdated([BOB])
+        made.ask_again([CAROL], 5)
+        query = made.next_query(5, max_users=1)
+        assert query is not None
+        assert users(query) == {BOB}
+        made.receive_failure(query.query_id, 5)
+        assert users(made.next_query(15_005)) == {CAROL}
+
+    def test_after_a_restart_at_once(self) -> None:
+        made = tracker(BOB, CAROL)
+        made.ask_again([BOB], 5)
+        again = DeviceListTracker.from_json(json.loads(json.dumps(made.to_json())))
+        assert again.outdated == {BOB}
+
+
 class TestDelays:
     def test_a_server_that_fails_delays_its_own_users(self) -> None:
         made = tracker(BOB, CAROL, DAVE)
@@ -486,6 +554,8 @@ class TestCallers:
             (lambda: made.receive_sync(SyncKeys(), since="s1", next_batch=None), "/next_batch"),
             (lambda: made.receive_changes(None, KeysChangesResponse()), ""),
             (lambda: made.receive_changes(KeysChangesRequest(from_token="", to_token=""), None), ""),
+            (lambda: made.ask_again([BOB], "0"), "/now"),
+            (lambda: made.ask_again(BOB, 0), "/user_ids"),
             (lambda: made.next_query("0"), "/now"),
             (lambda: made.next_query(0, max_users=0), "/max_users"),
             (lambda: made.next_query(0, max_users=True), "/max_users"),
@@ -530,6 +600,7 @@ class Lists(RuleBasedStateMachine):
         self.position: int | None = None  # where the client is in the stream
         self.answers: list[tuple[OutgoingQuery, dict[str, int], set[str]]] = []
         self.superseded: list[tuple[OutgoingQuery, str]] = []  # what was asked about whom before one knew better
+        self.again: set[str] = set()  # whom to ask about once more
 
     @rule(user=st.sampled_from(PEOPLE))
     def change(self, user: str) -> None:
@@ -543,6 +614,12 @@ class Lists(RuleBasedStateMachine):
     @rule(user=st.sampled_from(PEOPLE))
     def leave_the_room(self, user: str) -> None:
         self.tracker.untrack([user])
+        self.again &= self.tracker.tracked
+
+    @rule(user=st.sampled_from(PEOPLE), at=st.integers(0, 2_000_000))
+    def ask_again(self, user: str, at: int) -> None:
+        self.tracker.ask_again([user], at)
+        self.again |= {user} & self.tracker.tracked
 
     @rule(user=st.sampled_from(PEOPLE))
     def know_better(self, user: str) -> None:
@@ -578,7 +655,9 @@ class Lists(RuleBasedStateMachine):
 
     @rule(max_users=st.integers(1, 3), silent=st.sets(st.sampled_from(PEOPLE)))
     def ask(self, max_users: int, silent: set[str]) -> None:
+        due = self.tracker.next_query_at()
         query = self.tracker.next_query(self.now, max_users=max_users)
+        assert (query is not None) is (due is not None and due <= self.now), "the time of the next query is wrong"
         if query is not None:
             self.answers.append((query, dict(self.versions), silent))
 
@@ -600,6 +679,7 @@ class Lists(RuleBasedStateMachine):
         for user in fresh:
             assert versions[user] >= self.stored.get(user, 0), "an older answer was to be stored"
             self.stored[user] = versions[user]
+        self.again -= fresh
 
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
@@ -633,8 +713,8 @@ class Lists(RuleBasedStateMachine):
         due: set[str] = set()
         while (query := other.next_query(10**12)) is not None:
             due |= set(query.request.asked)
-        assert self.tracker.outdated <= due | in_flight
-        assert due <= self.tracker.outdated
+        assert self.tracker.outdated | self.again <= due | in_flight
+        assert due <= self.tracker.outdated | self.again
 
 
 TestAnyOrder = Lists.TestCase
