@@ -14,6 +14,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 exclude_patterns = ["_build", "examples"]
 nitpicky = True
+# Members that are called like something else, such as ``type`` and ``keys``, are not what the others mean.
+suppress_warnings = ["ref.python"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

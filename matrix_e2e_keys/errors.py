@@ -102,6 +102,24 @@ class Reason(enum.StrEnum):
     SIGNING_KEY_CHANGED = "signing-key-changed"
     OWN_DEVICE_ALTERED = "own-device-altered"
 
+    # An encrypted event: what stands around it, and what came out of it.
+    WRONG_ALGORITHM = "wrong-algorithm"
+    NOT_ENCRYPTED = "not-encrypted"
+    NOT_FOR_THIS_DEVICE = "not-for-this-device"
+    NESTED_ENCRYPTION = "nested-encryption"
+    STATE_EVENT = "state-event"
+    SENDER_MISMATCH = "sender-mismatch"
+    SENDER_KEY_MISMATCH = "sender-key-mismatch"
+    RECIPIENT_MISMATCH = "recipient-mismatch"
+    RECIPIENT_KEY_MISMATCH = "recipient-key-mismatch"
+    ROOM_MISMATCH = "room-mismatch"
+    SESSION_MISMATCH = "session-mismatch"
+    REPLAYED = "replayed"
+    LATER_INDEX = "later-index"
+    UNTRUSTED_SENDER = "untrusted-sender"
+    DEHYDRATED_SENDER = "dehydrated-sender"
+    UNEXPECTED_PARTICIPANT = "unexpected-participant"
+
     # What one does with one's own keys, and trusts of others'.
     WOULD_CHANGE_KEYS = "would-change-keys"
     WOULD_LOSE_SIGNATURE = "would-lose-signature"

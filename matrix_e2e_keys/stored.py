@@ -23,6 +23,10 @@ class Stored:
         self._members: dict[str, Any] = obj
         self._at = at
 
+    def path(self, *names: str) -> str:
+        """Return the place of a member in the whole, as a JSON Pointer."""
+        return json_pointer((*self._at, *names))
+
     def require_version(self, known: int) -> None:
         """Refuse what another version of this library stored.
 
@@ -30,9 +34,7 @@ class Stored:
             LocalProtocolError: the member ``version`` is not ``known``.
         """
         if self.member("version", int) != known:
-            raise LocalProtocolError(
-                Reason.INVALID_VALUE, f"only version {known} is known", path=json_pointer((*self._at, "version"))
-            )
+            raise LocalProtocolError(Reason.INVALID_VALUE, f"only version {known} is known", path=self.path("version"))
 
     def member(self, name: str, *kinds: type) -> Any:
         """Return a member whose type is one of ``kinds``; of any type if there are none.
@@ -40,7 +42,7 @@ class Stored:
         Raises:
             LocalProtocolError: it is not there, or of another type.
         """
-        path = json_pointer((*self._at, name))
+        path = self.path(name)
         if name not in self._members:
             raise LocalProtocolError(Reason.MISSING_MEMBER, f"there is no {name}", path=path)
         value = self._members[name]
@@ -70,7 +72,7 @@ class Stored:
                 raise LocalProtocolError(
                     Reason.WRONG_TYPE,
                     f"{name} cannot hold a {type(value).__name__}",
-                    path=json_pointer((*self._at, name, place)),
+                    path=self.path(name, str(place)),
                 )
         return listed
 

@@ -25,21 +25,12 @@ from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust
 from matrix_e2e_keys.client.users.identity import IdentityState
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust, check_known_users
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError, quoted
+from matrix_e2e_keys.events.withheld import WithheldCode
 from matrix_e2e_keys.frozen_maps import FrozenMap
 from matrix_e2e_keys.identifiers import check_user_ids
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 
-__all__ = ["ProblemKind", "RecipientPolicy", "RecipientProblem", "Recipients", "WithheldCode", "select_recipients"]
-
-
-class WithheldCode(enum.StrEnum):
-    """Why a device is not sent a key: the ``code`` of an ``m.room_key.withheld``."""
-
-    BLACKLISTED = "m.blacklisted"
-    UNVERIFIED = "m.unverified"
-    UNAUTHORISED = "m.unauthorised"
-    UNAVAILABLE = "m.unavailable"
-    NO_OLM = "m.no_olm"
+__all__ = ["ProblemKind", "RecipientPolicy", "RecipientProblem", "Recipients", "select_recipients"]
 
 
 class RecipientPolicy(enum.StrEnum):

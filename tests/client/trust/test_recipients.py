@@ -17,7 +17,6 @@ from matrix_e2e_keys.client.trust.recipients import (
     RecipientPolicy,
     RecipientProblem,
     Recipients,
-    WithheldCode,
     select_recipients,
 )
 from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust
@@ -25,6 +24,7 @@ from matrix_e2e_keys.client.users.identity import IdentityState
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust
 from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryRequest, KeysQueryResponse
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError
+from matrix_e2e_keys.events.withheld import WithheldCode
 from matrix_e2e_keys.models.device_keys import DeviceKeys
 from matrix_e2e_keys.models.user_identity import OwnIdentity, UserIdentity
 from matrix_e2e_keys.signing.signers import add_signature
@@ -198,9 +198,6 @@ class TestEachDeviceUnderEachPolicy:
     def test_a_user_without_devices(self) -> None:
         result = select(ALL, a_user(BOB, IS.VERIFIED))
         assert (result.devices, result.withheld, result.unknown) == ({}, {}, frozenset())
-
-    def test_codes_are_those_of_the_specification(self) -> None:
-        assert set(WithheldCode) == {"m.blacklisted", "m.unverified", "m.unauthorised", "m.unavailable", "m.no_olm"}
 
 
 class TestOneself:
