@@ -34,23 +34,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 
 from matrix_e2e_keys.back_off import BackOff, check_now, earliest, granted
 from matrix_e2e_keys.client.claims.claim import check_claim
 from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
-from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState, CrossSigningBootstrap
+from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState
 from matrix_e2e_keys.client.cross_signing.own_signing import OwnSigning
 from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation
-from matrix_e2e_keys.client.cross_signing.signature_queue import SignatureQueue
 from matrix_e2e_keys.client.machine.exchange import Exchange, Question, wait
+from matrix_e2e_keys.client.machine.olm_messages import own_as_served, used_key
 from matrix_e2e_keys.client.machine.own_uploads import OwnUploads
-from matrix_e2e_keys.client.machine.values import MachineResponse, OutgoingRequest, Received
+from matrix_e2e_keys.client.machine.stored_machine import VERSION, checked_policy, restore_parts
+from matrix_e2e_keys.client.machine.values import MachineResponse, OutgoingRequest, Received, ReceivedOlmEvent
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, OutgoingQuery
 from matrix_e2e_keys.client.queries.known_users import KnownUsers
+from matrix_e2e_keys.client.receive.olm_events import check_olm_event
+from matrix_e2e_keys.client.receive.sender_values import SenderTrust
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
 from matrix_e2e_keys.client.supply.values import SupplyPolicy
 from matrix_e2e_keys.client.trust.recipients import RecipientPolicy, Recipients, select_recipients
@@ -61,18 +64,19 @@ from matrix_e2e_keys.endpoints.client_server.keys_query import KeysQueryResponse
 from matrix_e2e_keys.endpoints.client_server.sync import SyncKeys
 from matrix_e2e_keys.endpoints.matrix_error import MatrixError
 from matrix_e2e_keys.errors import E2EKeysError, LocalProtocolError, Reason, quoted
+from matrix_e2e_keys.events.payloads import OlmPayload
+from matrix_e2e_keys.events.received import ToDeviceEvent
 from matrix_e2e_keys.identifiers import check_user_ids
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.signers import Signer
-from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 from matrix_e2e_keys.stored import Stored
 
 __all__ = ["KeyMachine"]
 
-_VERSION: Final = 1
 _CHANGES: Final = "changes"
 _TOO_MANY_REQUESTS: Final = 429
 
@@ -126,7 +130,7 @@ class KeyMachine(metaclass=Sealed):
             raise LocalProtocolError(Reason.WRONG_TYPE, "DeviceKeys are needed", path="/device_keys")
         device = device_keys.verify(verifier=verifier)
         users = KnownUsers(own_user_id=device.user_id, verifier=verifier)
-        supply = KeySupply(user_id=device.user_id, device_id=device.device_id, policy=_checked_policy(policy))
+        supply = KeySupply(user_id=device.user_id, device_id=device.device_id, policy=checked_policy(policy))
         signing = OwnSigning(device=device, signer=signer, users=users)
         lists = DeviceListTracker(own_user_id=device.user_id)
         if type(is_uploaded) is not bool:
@@ -237,6 +241,49 @@ class KeyMachine(metaclass=Sealed):
             own_device_id=self.device.device_id,
             outdated=self.lists.outdated | (frozenset(asked) - (frozenset() if has_gap else self.lists.tracked)),
         )
+
+    # ----------------------------------------------------------------------------------------------------------
+    # Messages between devices
+    # ----------------------------------------------------------------------------------------------------------
+
+    def olm_payload(self, event_type: str, content: Mapping[str, Any], recipient: VerifiedDevice) -> OlmPayload:
+        """Return what to encrypt for a device.
+
+        The keys of this device go along with it, signed by one's identity if the server has that signature.
+
+        Args:
+            event_type: the type of the event inside.
+            content: its content.
+            recipient: the device that it is for.
+
+        Raises:
+            LocalProtocolError: see :meth:`OlmPayload.build`.
+        """
+        sender = own_as_served(self.device, self.users.users.get(self.device.user_id))
+        return OlmPayload.build(event_type=event_type, content=content, sender=sender, recipient=recipient)
+
+    def receive_olm_event(self, event: ToDeviceEvent, plaintext: bytes, now: int) -> ReceivedOlmEvent:
+        """Take over what a ratchet has decrypted: judge it, and note what it tells about keys.
+
+        Which of one's own keys a first message used is noted, whatever comes of the event; and the devices of a sender
+        whose device is not known are asked for, if the sender is tracked.
+
+        Args:
+            event: the event as the server delivered it.
+            plaintext: what came out of its message for this device.
+            now: the caller's time in milliseconds.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        now = check_now(now)
+        verifier = self.users.verifier
+        judgment = check_olm_event(event, plaintext, own=self.device, known=self.users.users, verifier=verifier)
+        used = used_key(event, self.device)
+        key_use = None if used is None else self.supply.receive_use(used, now)
+        if judgment.event is not None and judgment.event.sender.trust is SenderTrust.UNKNOWN_DEVICE:
+            self.lists.mark_outdated([judgment.event.sender.user_id])
+        return ReceivedOlmEvent(judgment=judgment, key_use=key_use)
 
     # ----------------------------------------------------------------------------------------------------------
     # What to send
@@ -422,7 +469,7 @@ class KeyMachine(metaclass=Sealed):
         """
         bootstrap = self.signing.bootstrap
         return {
-            "version": _VERSION,
+            "version": VERSION,
             "revision": self._uploads.revision,
             "device": self.device.keys.to_json(),
             "is_uploaded": self._uploads.is_uploaded,
@@ -469,37 +516,9 @@ class KeyMachine(metaclass=Sealed):
         Raises:
             LocalProtocolError: it is not what :meth:`to_json` returned, or the signer is not that of the device.
         """
-        policy = _checked_policy(policy)
-        check_verifier(verifier)
-        stored = Stored(state)
-        stored.require_version(_VERSION)
-        revision = stored.member("revision", int)
-        with stored.reading("revision"):
-            if revision < 1:
-                raise LocalProtocolError(Reason.INVALID_VALUE, "a revision is at least 1")
-        with stored.reading("device"):
-            device = DeviceKeys.from_json(stored.member("device", dict)).verify(verifier=verifier)
-        users = KnownUsers.restore(stored.object("users"), verifier)
-        with stored.reading("lists"):
-            lists = DeviceListTracker.from_json(stored.member("lists", dict))
-        with stored.reading("supply"):
-            supply = KeySupply.from_json(stored.member("supply", dict), policy=policy)
-            supply.next_upload_at(device_keys=device.keys)  # refuses those of another device
-        with stored.reading("sessions"):
-            sessions = ClaimPlanner.from_json(stored.member("sessions", dict))
-        queue = SignatureQueue.restore(stored.object("signatures"))
-        with stored.reading():
-            signing = OwnSigning(device=device, signer=signer, users=users, queue=queue)
-        kept = stored.member("bootstrap", dict, type(None))
-        if kept is not None:
-            with stored.reading("bootstrap"):
-                signing.bootstrap = CrossSigningBootstrap.from_json(kept)
-        signing.resets = stored.member("resets", bool)
-        signing.set_ups = stored.member("set_ups", int)
-        _check_same_owner(device, lists, signing)
-        is_uploaded = stored.member("is_uploaded", bool)
-        machine = _assembled(lists, supply, sessions, signing)
-        machine._uploads.restore(revision, is_uploaded=is_uploaded)
+        parts = restore_parts(state, signer, checked_policy(policy), verifier)
+        machine = _assembled(parts.lists, parts.supply, parts.sessions, parts.signing)
+        machine._uploads.restore(parts.revision, is_uploaded=parts.is_uploaded)
         return machine
 
 
@@ -516,27 +535,3 @@ def _both(one: SignatureConfirmation, other: SignatureConfirmation | None) -> Si
     if other is None:
         return one
     return SignatureConfirmation(served=one.served + other.served, missing=one.missing + other.missing)
-
-
-def _checked_policy(policy: object) -> SupplyPolicy:
-    if policy is None:
-        return SupplyPolicy()
-    if type(policy) is not SupplyPolicy:
-        raise LocalProtocolError(Reason.WRONG_TYPE, "a SupplyPolicy is needed", path="/policy")
-    return policy
-
-
-def _check_same_owner(device: VerifiedDevice, lists: DeviceListTracker, signing: OwnSigning) -> None:
-    """Refuse parts of another device's machine.
-
-    Raises:
-        LocalProtocolError: one of them is.
-    """
-    bootstrap = signing.bootstrap
-    owners = {
-        "lists": lists.own_user_id == device.user_id,
-        "bootstrap": bootstrap is None or bootstrap.device.keys.raw_keys == device.keys.raw_keys,
-    }
-    for name, is_same in owners.items():
-        if not is_same:
-            raise LocalProtocolError(Reason.NOT_OWN_USER, f"the {name} are those of another device", path=f"/{name}")

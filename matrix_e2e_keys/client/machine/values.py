@@ -11,7 +11,9 @@ from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation
 from matrix_e2e_keys.client.cross_signing.signatures import SignaturesUploadResult
 from matrix_e2e_keys.client.queries.query import QueryResult
+from matrix_e2e_keys.client.receive.olm_judgments import OlmJudgment
 from matrix_e2e_keys.client.supply.upload import OneTimeKeyConflict
+from matrix_e2e_keys.client.supply.values import KeyUse
 from matrix_e2e_keys.client.users.changes import KeyChange
 from matrix_e2e_keys.endpoints.client_server.device_signing_upload import (
     DeviceSigningUploadRequest,
@@ -27,7 +29,7 @@ from matrix_e2e_keys.errors import E2EKeysError
 from matrix_e2e_keys.models.cross_signing import Usage
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
 
-__all__ = ["MachineRequest", "MachineResponse", "OutgoingRequest", "Received"]
+__all__ = ["MachineRequest", "MachineResponse", "OutgoingRequest", "Received", "ReceivedOlmEvent"]
 
 MachineRequest: TypeAlias = (
     KeysUploadRequest
@@ -96,3 +98,17 @@ class Received:
     stale_secrets: tuple[Usage, ...] = ()
     set_up_given_up: bool = False
     error: E2EKeysError | None = None
+
+
+@frozen(kw_only=True)
+class ReceivedOlmEvent:
+    """What a message to this device amounts to.
+
+    Attributes:
+        judgment: the event, or every check that it did not pass.
+        key_use: which kind of one's own keys it used, if it was the first message of a session. With a fallback key it
+            may be a replay.
+    """
+
+    judgment: OlmJudgment
+    key_use: KeyUse | None
