@@ -8,9 +8,25 @@ console.log = console.info = console.debug = console.error; // stdout belongs to
 const wasm = await import(pathToFileURL(path.join(process.env.CRYPTO_WASM, 'node.mjs')));
 await wasm.initAsync();
 const { CollectStrategy, DeviceId, DeviceLists, EncryptionSettings, OlmMachine, RequestType, RoomId, UserId } = wasm;
+const { Attachment, DecryptionErrorCode, DecryptionSettings, ProcessedToDeviceEventType, TrustRequirement } = wasm;
 
 const machines = new Map();
-const request = (r) => ({ id: r.id ?? null, kind: RequestType[r.type], body: r.body });
+const request = (r) => ({
+  id: r.id ?? null,
+  kind: RequestType[r.type],
+  body: r.body,
+  event_type: r.event_type ?? null, // of what is sent to devices, as is the next
+  txn_id: r.txn_id ?? null,
+});
+const trusting = (requirement) => new DecryptionSettings(TrustRequirement[requirement]);
+const received = ({ type, rawEvent, encryptionInfo }) => ({
+  outcome: ProcessedToDeviceEventType[type],
+  event: rawEvent,
+  sender: encryptionInfo?.sender.toString() ?? null,
+  device_id: encryptionInfo?.senderDevice?.toString() ?? null,
+  curve25519: encryptionInfo?.senderCurve25519Key ?? null,
+  verified: encryptionInfo?.isSenderVerified() ?? false,
+});
 const ids = (users) => users.map((user) => new UserId(user));
 const deviceOf = (machine, user, device) => machines.get(machine).getDevice(new UserId(user), new DeviceId(device));
 
@@ -103,6 +119,68 @@ const commands = {
     settings.sharingStrategy = CollectStrategy[strategy]();
     const shares = await machines.get(machine).shareRoomKey(new RoomId(room_id), ids(users), settings);
     return shares.map((share) => ({ event_type: share.event_type, body: share.body }));
+  },
+  async receive_sync({ machine, to_device, changed, left, counts, unused_fallback, trust }) {
+    const lists = new DeviceLists(ids(changed), ids(left));
+    const numbers = new Map(Object.entries(counts));
+    const m = machines.get(machine);
+    const events = await m.receiveSyncChanges(to_device, lists, numbers, new Set(unused_fallback), trusting(trust));
+    return events.map(received);
+  },
+  async share_room_key_requests({ machine, room_id, users, strategy }) {
+    const settings = new EncryptionSettings();
+    settings.sharingStrategy = CollectStrategy[strategy]();
+    return (await machines.get(machine).shareRoomKey(new RoomId(room_id), ids(users), settings)).map(request);
+  },
+  async discard_room_key({ machine, room_id }) {
+    return await machines.get(machine).invalidateGroupSession(new RoomId(room_id));
+  },
+  async encrypt_to_device({ machine, user_id, device_id, event_type, content }) {
+    return await (await deviceOf(machine, user_id, device_id)).encryptToDeviceEvent(event_type, JSON.parse(content));
+  },
+  async encrypt_room_event({ machine, room_id, event_type, content }) {
+    return await machines.get(machine).encryptRoomEvent(new RoomId(room_id), event_type, content);
+  },
+  async decrypt_room_event({ machine, room_id, event, trust }) {
+    try {
+      const found = await machines.get(machine).decryptRoomEvent(event, new RoomId(room_id), trusting(trust));
+      return {
+        event: found.event,
+        refused: null,
+        withheld: null,
+        sender: found.sender.toString(),
+        device_id: found.senderDevice?.toString() ?? null,
+        curve25519: found.senderCurve25519Key,
+        ed25519: found.senderClaimedEd25519Key ?? null,
+      };
+    } catch (error) {
+      if (error.code === undefined) throw error;
+      const refused = DecryptionErrorCode[error.code];
+      const withheld = error.maybe_withheld ?? null;
+      return { event: null, refused, withheld, sender: null, device_id: null, curve25519: null, ed25519: null };
+    }
+  },
+  async room_key_bundle({ machine, room_id }) {
+    const encrypted = await machines.get(machine).buildRoomKeyBundle(new RoomId(room_id));
+    if (!encrypted) return null;
+    const encryption_info = encrypted.mediaEncryptionInfo; // it is gone after the decryption
+    return { encryption_info, bundle: Buffer.from(Attachment.decrypt(encrypted)).toString() };
+  },
+  async receive_room_key_bundle({ machine, room_id, user_id, file }) {
+    const found = await machines.get(machine).getReceivedRoomKeyBundleData(new RoomId(room_id), new UserId(user_id));
+    if (!found) return null;
+    const url = found.url; // it is gone with what it belongs to
+    await machines.get(machine).receiveRoomKeyBundle(found, Buffer.from(file, 'base64'));
+    return url;
+  },
+  encrypt_file({ text }) {
+    const encrypted = Attachment.encrypt(Buffer.from(text));
+    const file = Buffer.from(encrypted.encryptedData).toString('base64');
+    return { encryption_info: encrypted.mediaEncryptionInfo, file };
+  },
+  async sign({ machine, user_id, device_id, message }) {
+    const signatures = JSON.parse((await machines.get(machine).sign(message)).asJSON());
+    return signatures[user_id][`ed25519:${device_id}`];
   },
   async share_room_key({ machine, room_id, users }) {
     const shares = await machines.get(machine).shareRoomKey(new RoomId(room_id), ids(users), new EncryptionSettings());

@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from interop.matrix_http import Client
 from matrix_e2e_keys import ENDPOINTS, HttpRequest
+from matrix_e2e_keys.endpoints.http_values import fill_template
 
 ANSWER_SECONDS = 30.0
 
@@ -25,7 +26,9 @@ KINDS = {
     "KeysQuery": ENDPOINTS["keys_query"],
     "KeysClaim": ENDPOINTS["keys_claim"],
     "SignatureUpload": ENDPOINTS["signatures_upload"],
+    "ToDevice": ENDPOINTS["send_to_device"],
 }
+ALL_DEVICES = "allDevices"
 
 
 class OlmError(Exception):
@@ -33,11 +36,63 @@ class OlmError(Exception):
 
 
 class OlmRequest(NamedTuple):
-    """A request that a machine wants to be sent."""
+    """A request that a machine wants to be sent.
+
+    Attributes:
+        id: under which the answer is handed over.
+        kind: what the machine calls such requests.
+        body: the text of the body.
+        event_type: of messages to devices.
+        txn_id: the same.
+    """
 
     id: str | None
     kind: str
     body: str
+    event_type: str | None = None
+    txn_id: str | None = None
+
+
+class OlmReceived(NamedTuple):
+    """What a machine made of a message to its device.
+
+    Attributes:
+        outcome: ``Decrypted``, ``UnableToDecrypt``, ``PlainText`` or ``Invalid``.
+        event: the event, decrypted if it could be. The machine keeps session keys to itself.
+        sender: who sent it; ``None`` with the other four, if it was not decrypted.
+        device_id: which device sent it, if the machine knows it.
+        curve25519: the Olm identity key of that device.
+        verified: whether the machine takes it for verified.
+    """
+
+    outcome: str
+    event: dict[str, Any]
+    sender: str | None
+    device_id: str | None
+    curve25519: str | None
+    verified: bool
+
+
+class OlmRoomEvent(NamedTuple):
+    """What a machine made of an event of a room.
+
+    Attributes:
+        event: the decrypted event; ``None`` if it was refused.
+        refused: why, as the machine calls it.
+        withheld: why it was not given the room key, in words, if it was told.
+        sender: who sent the room key.
+        device_id: from which device.
+        curve25519: the Olm identity key of that device.
+        ed25519: its signing key.
+    """
+
+    event: dict[str, Any] | None
+    refused: str | None
+    withheld: str | None
+    sender: str | None
+    device_id: str | None
+    curve25519: str | None
+    ed25519: str | None
 
 
 def crypto_wasm() -> Path:
@@ -143,8 +198,9 @@ class OlmMachine:
     def send(self, client: Client, request: OlmRequest) -> None:
         """Send a request, and hand over the answer."""
         endpoint = KINDS[request.kind]
-        body = request.body.encode()
-        answer = client.http.send(HttpRequest(method=endpoint.method, path=endpoint.template(), body=body))
+        parameters = {} if request.txn_id is None else {"event_type": request.event_type, "txn_id": request.txn_id}
+        path = fill_template(endpoint.template(), parameters)
+        answer = client.http.send(HttpRequest(method=endpoint.method, path=path, body=request.body.encode()))
         assert answer.status == 200, answer.body
         if request.id is not None:
             self.receive(request, answer.body)
@@ -159,6 +215,65 @@ class OlmMachine:
         """Track a user, and query the user's keys."""
         self.call("track", users=[user_id])
         self.flush(client)
+
+    def sign(self, message: bytes) -> str:
+        """Return a signature of its device."""
+        text: str = self.call("sign", user_id=self.user_id, device_id=self.device_id, message=message.decode())
+        return text
+
+    # ----------------------------------------------------------------------------------------------------------
+    # Encrypted events
+    # ----------------------------------------------------------------------------------------------------------
+
+    def receive_sync(
+        self,
+        to_device: Iterable[Mapping[str, Any]] = (),
+        *,
+        changed: Iterable[str] = (),
+        left: Iterable[str] = (),
+        counts: Mapping[str, int] | None = None,
+        unused_fallback: Iterable[str] = ("signed_curve25519",),
+        trust: str = "Untrusted",
+    ) -> list[OlmReceived]:
+        """Hand over what an answer to ``/sync`` says; return what became of each message to the device."""
+        received = self.call(
+            "receive_sync",
+            to_device=json.dumps(list(to_device)),
+            changed=list(changed),
+            left=list(left),
+            counts={"signed_curve25519": 50} if counts is None else dict(counts),
+            unused_fallback=list(unused_fallback),
+            trust=trust,
+        )
+        return [OlmReceived(**{**it, "event": json.loads(it["event"])}) for it in received]
+
+    def share_room_key(self, room_id: str, *user_ids: str, strategy: str = ALL_DEVICES) -> list[OlmRequest]:
+        """Return the requests that give users the room key, or say why not. They have to be marked as sent."""
+        requests = self.call("share_room_key_requests", room_id=room_id, users=user_ids, strategy=strategy)
+        return [OlmRequest(**request) for request in requests]
+
+    def encrypt_to_device(self, user_id: str, device_id: str, event_type: str, content: object) -> dict[str, Any]:
+        """Return the content of an ``m.room.encrypted`` for a device with which there is a session."""
+        text = self.call(
+            "encrypt_to_device",
+            user_id=user_id,
+            device_id=device_id,
+            event_type=event_type,
+            content=json.dumps(content),
+        )
+        encrypted: dict[str, Any] = json.loads(text)
+        return encrypted
+
+    def encrypt_room_event(self, room_id: str, event_type: str, content: object) -> dict[str, Any]:
+        """Return the content of an ``m.room.encrypted`` for a room whose key was shared."""
+        text = self.call("encrypt_room_event", room_id=room_id, event_type=event_type, content=json.dumps(content))
+        encrypted: dict[str, Any] = json.loads(text)
+        return encrypted
+
+    def decrypt_room_event(self, room_id: str, event: Mapping[str, Any], *, trust: str = "Untrusted") -> OlmRoomEvent:
+        """Return what the machine makes of an event of a room."""
+        found = self.call("decrypt_room_event", room_id=room_id, event=json.dumps(event), trust=trust)
+        return OlmRoomEvent(**{**found, "event": found["event"] and json.loads(found["event"])})
 
 
 MakeOlmMachine: TypeAlias = Callable[[str, str], OlmMachine]

@@ -39,11 +39,12 @@ from matrix_e2e_keys import (
 )
 from matrix_e2e_keys.client.cross_signing.bootstrap import BootstrapState
 from matrix_e2e_keys.client.supply.values import KeyUse
-from matrix_e2e_keys.client.trust.recipients import ProblemKind, RecipientPolicy, WithheldCode
+from matrix_e2e_keys.client.trust.recipients import ProblemKind, RecipientPolicy
 from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust, explain_device, explain_user
 from matrix_e2e_keys.client.users.changes import ChangeKind
 from matrix_e2e_keys.client.users.identity import IdentityState
 from matrix_e2e_keys.client.users.known_user import LocalTrust
+from matrix_e2e_keys.events.withheld import WithheldCode
 
 pytestmark = pytest.mark.interop
 
