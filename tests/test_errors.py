@@ -222,8 +222,12 @@ def faults(source: str, *, command_line: bool = False) -> list[str]:
                 found.append("assert")
             case ast.ExceptHandler(type=None):
                 found.append("bare except")
-            case ast.ExceptHandler(type=ast.Name(id="Exception" | "BaseException")):
-                found.append("broad except")
+            case ast.ExceptHandler(type=ast.Name(id="Exception" | "BaseException"), body=body):
+                # What is raised again is not swallowed, whatever it was.
+                if not all(isinstance(it, ast.Assign | ast.Raise) for it in body) or not isinstance(
+                    body[-1], ast.Raise
+                ):
+                    found.append("broad except")
             case ast.Import():
                 names = [] if command_line else [alias.name for alias in node.names]
             case ast.ImportFrom():
@@ -278,6 +282,7 @@ BAD_SOURCES = {
     "a class": "class InsecureVerifier: pass",
     "a bare except": "try: x()\nexcept: pass",
     "a broad except": "try: x()\nexcept Exception: pass",
+    "a broad except that raises now and then": "try: x()\nexcept Exception:\n    if y: z()\n    raise",
     "evaluated text": "eval('x')",
 }
 
@@ -286,6 +291,12 @@ BAD_SOURCES = {
 def test_the_search_finds_what_it_looks_for(source: str) -> None:
     """attack 16: the scan itself."""
     assert faults(source)
+
+
+def test_what_is_raised_again_is_not_swallowed() -> None:
+    assert (
+        faults("try: x()\nexcept Exception as error:\n    detail = str(error)\n    raise Own(detail) from None") == []
+    )
 
 
 REFUSALS = """
