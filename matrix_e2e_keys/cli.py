@@ -1,8 +1,8 @@
 """The command line: the only door to files and standard streams.
 
-Exit status, for every command: 0 the answer is yes, 1 the answer is no (something was refused), 2 the question could
-not be asked (wrong usage, an unreadable file, something that is not a /keys/query answer, a closed output). Every
-failure is one line on standard error.
+Exit status, for every command: 0 the answer is yes, 1 the answer is no (something was refused; in the demonstration,
+something was not), 2 the question could not be asked (wrong usage, an unreadable file, something that is not a
+/keys/query answer, a closed output). Every failure is one line on standard error.
 
 What comes from a server is shown with control characters and the like written out, so that it cannot take over a
 terminal.
@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     sign.add_argument("--key-id", required=True, help="the key id of the signature, ed25519:...")
     sign.add_argument("--seed-file", required=True, metavar="FILE", help="holds the 32-byte seed in base64")
     sign.set_defaults(run=_sign)
+
+    demo = commands.add_parser("demo", help="play the whole story: two homeservers, three devices, and an attacker")
+    demo.set_defaults(run=_demo)
     return parser
 
 
@@ -153,6 +156,18 @@ def _sign(options: argparse.Namespace) -> int:
     obj = SignedJson.from_json(parse_json(_read("-")))
     _write_bytes(encode_canonical_json(add_signature(obj, entity=options.entity, signer=signer).to_json()) + b"\n")
     return YES
+
+
+def _demo(_options: argparse.Namespace) -> int:
+    # The other commands need none of this, and start without it.
+    from matrix_e2e_keys.demo.ratchets import load_vodozemac  # noqa: PLC0415
+    from matrix_e2e_keys.demo.story import Story  # noqa: PLC0415
+
+    tick, cross = _marks(sys.stdout)
+    story = Story(olm=load_vodozemac(), tick=tick, cross=cross)
+    for line in story.lines():
+        print(line)
+    return NO if story.succeeded else YES
 
 
 def _check(options: argparse.Namespace) -> int:

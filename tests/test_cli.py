@@ -17,6 +17,8 @@ import pytest
 
 from matrix_e2e_keys import verify_json
 from matrix_e2e_keys.cli import main
+from matrix_e2e_keys.demo import story
+from matrix_e2e_keys.demo.attacks import Attack
 from matrix_e2e_keys.testing.samples import SampleUser, keys_query_answer, sample_secret_key
 
 ALICE = SampleUser("@alice:a.example")
@@ -250,6 +252,35 @@ class TestCheck:
         assert "signatures checked" in shown
         assert "1100 signatures checked" in shown
         assert run("check", path).stderr == b""
+
+
+class TestDemo:
+    def test_every_attack_is_refused(self) -> None:
+        result = run("demo", env={**os.environ, "PYTHONUTF8": "1"})
+        assert (result.returncode, result.stderr) == (0, b"")
+        text = result.stdout.decode()
+        assert text.count("  \N{CHECK MARK} ") >= 10
+        assert text.count("  \N{BALLOT X} ") >= 10
+        assert "NOT REFUSED" not in text
+
+    def test_a_terminal_without_utf8(self) -> None:
+        result = run("demo", env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+        assert result.returncode == 0
+        text = result.stdout.decode("ascii")
+        assert "  ok Bob has a LAPTOP" in text
+        assert "  !! swaps a key of LAPTOP" in text
+        assert "\\u" not in text
+
+    def test_an_attack_that_is_not_refused(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        succeeds: Attack[Any] = Attack(what="wins", how="", reason="none", carry_out=lambda _: None)
+        monkeypatch.setattr(story, "CLIENTS_TO_SERVERS", (succeeds,))
+        assert main(["demo"]) == 1
+        output = capsys.readouterr()
+        assert "!!! wins: THIS SHOULD BE REFUSED" in output.out
+        assert "1 NOT REFUSED." in output.out
+        assert output.err == ""
 
 
 EXAMPLE = str(Path(__file__).parents[1] / "docs" / "examples" / "keys_query_answer.json")

@@ -46,17 +46,27 @@ def test_the_example_answer_is_made_by_its_script() -> None:
     assert made.stdout == (ROOT / "docs" / "examples" / "keys_query_answer.json").read_bytes()
 
 
-def test_the_readme_shows_what_check_prints() -> None:
-    (shown,) = blocks(ROOT / "README.md", "text")
+@pytest.mark.parametrize(
+    ("page", "arguments", "status"),
+    [
+        ("README.md", ["demo"], 0),
+        ("docs/cli.md", ["check", "docs/examples/keys_query_answer.json"], 1),
+    ],
+)
+def test_a_page_shows_what_a_command_prints(page: str, arguments: list[str], status: int) -> None:
+    if arguments == ["demo"]:
+        pytest.importorskip("vodozemac")
+    (shown,) = blocks(ROOT / page, "text")
     result = subprocess.run(
-        [sys.executable, "-P", "-X", "utf8", "-m", "matrix_e2e_keys", "check", "docs/examples/keys_query_answer.json"],
+        [sys.executable, "-P", "-X", "utf8", "-m", "matrix_e2e_keys", *arguments],
         cwd=ROOT,
         capture_output=True,
         check=False,
         timeout=60,
     )
-    assert result.returncode == 1
+    assert (result.returncode, result.stderr) == (status, b"")
     assert result.stdout.decode() == shown
+    assert " ".join(["matrix-e2e-keys", *arguments]) in (ROOT / page).read_text()
 
 
 def test_the_readme_has_two_set_up_commands() -> None:
