@@ -175,6 +175,7 @@ PARTS_OF_STATE_MACHINES = {
     "FallbackKey",
     "FallbackKeys",
     "Flight",
+    "Inspection",
     "KeyCount",
     "KeyNames",
     "Mailbox",
