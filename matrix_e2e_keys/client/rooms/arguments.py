@@ -4,6 +4,8 @@ Facts:
 
 * A device is named by the pair of its user id and its device id.
 * Recipients are a value that anybody can make, so what is in them is looked at again.
+* Who is in a room, the state of the room says, and anybody can put a membership there that is nobody's. Such a one has
+  no devices, and must not keep the others from being heard: it is kept as it stands.
 * Mappings and sets may be of any class. Whatever theirs raise is the caller's fault.
 """
 
@@ -17,7 +19,7 @@ from attrs import frozen
 
 from matrix_e2e_keys.client.trust.recipients import ProblemKind, RecipientProblem, Recipients
 from matrix_e2e_keys.endpoints.members import frozen_map, items
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, raised_as
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, printable, raised_as
 from matrix_e2e_keys.events.contents import callers_own
 from matrix_e2e_keys.events.withheld import WithheldCode
 from matrix_e2e_keys.frozen_maps import FrozenMap
@@ -28,13 +30,14 @@ from matrix_e2e_keys.models.device_keys import VerifiedDevice
 __all__ = [
     "Chosen",
     "DeviceName",
+    "by_name",
     "by_user",
     "check_codes",
     "check_device",
     "check_devices",
+    "check_members",
     "check_names",
     "check_recipients",
-    "check_users",
     "name_of",
     "reading_argument",
 ]
@@ -86,8 +89,8 @@ def check_recipients(recipients: object) -> Chosen:
         problems = recipients.problems
         if type(problems) is not tuple or not all(map(_is_problem, problems)):
             raise Refusal(Reason.WRONG_TYPE, "problems are a tuple of RecipientProblems", "recipients", "problems")
-        devices = _by_name(recipients.devices, VerifiedDevice, "recipients", "devices")
-        withheld = _by_name(recipients.withheld, WithheldCode, "recipients", "withheld")
+        devices = by_name(recipients.devices, VerifiedDevice, "recipients", "devices")
+        withheld = by_name(recipients.withheld, WithheldCode, "recipients", "withheld")
         for name, device in devices.items():
             if name_of(device) != name:
                 detail = f"{device!r} stands under the name of another device"
@@ -103,14 +106,21 @@ def check_recipients(recipients: object) -> Chosen:
         )
 
 
-def check_users(users: object, name: str) -> frozenset[UserId]:
-    """Take user ids. One string is not several.
+def check_members(members: object, name: str) -> frozenset[str]:
+    """Take users as the state of a room names them: user ids, and whatever else stands in their place.
+
+    One string is not several. What cannot be written in UTF-8 is written out.
 
     Raises:
-        LocalProtocolError: they are not several, or one of them is no user id.
+        LocalProtocolError: they are not several, or one of them is no string.
     """
     with reading_argument(name):
-        return _users(users, name)
+        found: set[str] = set()
+        for place, member in enumerate(items(members, name)):
+            if type(member) is not str:
+                raise wrong_type(f"{name} are strings", member, name, place)
+            found.add(printable(member))
+        return frozenset(found)
 
 
 def check_names(names: object, name: str) -> tuple[DeviceName, ...]:
@@ -165,7 +175,7 @@ def check_codes(codes: object) -> Mapping[DeviceName, WithheldCode]:
         LocalProtocolError: it is none.
     """
     with reading_argument("codes"):
-        return _by_name(codes, WithheldCode, "codes")
+        return by_name(codes, WithheldCode, "codes")
 
 
 def name_of(device: VerifiedDevice) -> DeviceName:
@@ -173,16 +183,12 @@ def name_of(device: VerifiedDevice) -> DeviceName:
     return device.user_id, device.device_id
 
 
-def by_user(members: Mapping[DeviceName, T]) -> Mapping[str, Mapping[str, T]]:
-    """Return what is kept by the names of devices as user id to device id to it."""
-    sorted_out: dict[str, dict[str, T]] = {}
-    for (user_id, device_id), member in members.items():
-        sorted_out.setdefault(user_id, {})[device_id] = member
-    return FrozenMap({user_id: FrozenMap(of) for user_id, of in sorted_out.items()})
+def by_name(value: object, kind: type[T], *at: str) -> dict[DeviceName, T]:
+    """Return a mapping of user ids to device ids to values of a kind as one of names to values.
 
-
-def _by_name(value: object, kind: type[T], *at: str) -> dict[DeviceName, T]:
-    """Return a mapping of user ids to device ids to values of a kind as one of names to values."""
+    Raises:
+        Refusal: it is none.
+    """
     found: dict[DeviceName, T] = {}
     for user, of in frozen_map(value, *at).items():
         user_id = _user_id(user, *at, user)
@@ -192,6 +198,14 @@ def _by_name(value: object, kind: type[T], *at: str) -> dict[DeviceName, T]:
                 raise wrong_type(f"here must be a {kind.__name__}", member, *at, user, device)
             found[user_id, device_id] = member
     return found
+
+
+def by_user(members: Mapping[DeviceName, T]) -> Mapping[str, Mapping[str, T]]:
+    """Return what is kept by the names of devices as user id to device id to it."""
+    sorted_out: dict[str, dict[str, T]] = {}
+    for (user_id, device_id), member in members.items():
+        sorted_out.setdefault(user_id, {})[device_id] = member
+    return FrozenMap({user_id: FrozenMap(of) for user_id, of in sorted_out.items()})
 
 
 def _users(value: Any, *at: str) -> frozenset[UserId]:

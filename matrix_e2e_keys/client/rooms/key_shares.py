@@ -7,6 +7,7 @@ Facts:
 
 * The device is the one with these two keys, whatever its name.
 * The counter of the ratchet has 32 bits.
+* A device that has the key as a part of the room's history has not got the message that brings it (``m.room_key``).
 """
 
 from __future__ import annotations
@@ -45,13 +46,16 @@ class KeyShare:
         curve25519_key: the Olm identity key that the key was encrypted for.
         ed25519_key: the signing key of the device at that time.
         message_index: the first message that the device can decrypt.
-        is_confirmed: whether the server has taken the message with the key, so that it need not be sent again.
+        is_confirmed: whether the server has taken the ``m.room_key``, so that it need not be sent again.
+        is_history_only: whether the device may have the key as a part of the room's history, and no ``m.room_key`` was
+            ever about to be sent.
     """
 
     curve25519_key: Curve25519PublicKey
     ed25519_key: Ed25519PublicKey
     message_index: int
     is_confirmed: bool = False
+    is_history_only: bool = False
 
     def __attrs_post_init__(self) -> None:
         with raised_as(LocalProtocolError):
@@ -61,6 +65,8 @@ class KeyShare:
                 raise wrong_type("ed25519_key must be an Ed25519PublicKey", self.ed25519_key, "ed25519_key")
             check_index(self.message_index, "message_index")
             boolean(self.is_confirmed, "is_confirmed")
+            if boolean(self.is_history_only, "is_history_only") and self.is_confirmed:
+                raise Refusal(Reason.INVALID_VALUE, "no m.room_key was sent that could be confirmed", "is_history_only")
 
     def is_with(self, device: VerifiedDevice) -> bool:
         """Tell whether a device has the keys that the session was shared with.
@@ -78,6 +84,7 @@ class KeyShare:
             "ed25519_key": self.ed25519_key.to_base64(),
             "message_index": self.message_index,
             "is_confirmed": self.is_confirmed,
+            "is_history_only": self.is_history_only,
         }
 
     @classmethod
@@ -90,6 +97,7 @@ class KeyShare:
         keys = {name: stored.member(name, str) for name in ("curve25519_key", "ed25519_key")}
         message_index = stored.member("message_index", int)
         is_confirmed = stored.member("is_confirmed", bool)
+        is_history_only = stored.member("is_history_only", bool)
         with stored.reading("curve25519_key"):
             curve25519_key = Curve25519PublicKey.from_base64(keys["curve25519_key"])
         with stored.reading("ed25519_key"):
@@ -100,4 +108,5 @@ class KeyShare:
                 ed25519_key=ed25519_key,
                 message_index=message_index,
                 is_confirmed=is_confirmed,
+                is_history_only=is_history_only,
             )

@@ -7,12 +7,17 @@ Facts:
 * "Clients MUST rotate their outgoing Megolm session (i.e. discard the existing session, and create and share a new
   session before sending more room messages)" for each of the reasons here. Ask before each message.
 * Who may have the key counts, not who was certainly sent it.
+* A ratchet that stands before a message that was encrypted would encrypt two messages with one key, which shows what
+  is in both. That happens when it is restored from before a crash, though everybody has the key.
 * A device that is added is no reason: it gets the ratchet as it stands.
 * If a policy stops, no devices are chosen. That says nothing of those that were: only what does not depend on devices
-  is asked then. The same holds for the devices of a user of whom nothing is known.
+  is asked then, and nothing is sent.
+* A device of a user of whom nothing is known cannot be judged, so the session of which it may have the key has to go.
+  That happens once: nothing is shared with such a user.
 * One's own other devices are devices like all others. This device is never among them.
 * The algorithm is no reason: one that is supported stays for good, and in a room with another one there is no session.
-* A clock that was set back must not make a session live longer, so a session from the future has to go.
+* A clock that was set back must not make a session live longer, so a session that was made or used in the future has to
+  go. What time passed unseen between the last message and the moment at which it was set back, nobody can tell.
 """
 
 from __future__ import annotations
@@ -24,12 +29,12 @@ from typing import Final
 from attrs import frozen
 
 from matrix_e2e_keys.back_off import check_now
-from matrix_e2e_keys.client.rooms.arguments import Chosen, check_recipients, check_users
+from matrix_e2e_keys.client.rooms.arguments import Chosen, check_members, check_recipients
+from matrix_e2e_keys.client.rooms.key_shares import check_index
 from matrix_e2e_keys.client.rooms.outbound_sessions import OutboundSession
 from matrix_e2e_keys.client.rooms.room_encryption import HistoryVisibility, RoomEncryption, shares_history
 from matrix_e2e_keys.client.trust.recipients import Recipients
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted
-from matrix_e2e_keys.identifiers import UserId
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, quoted, raised_as
 
 __all__ = ["RotationKind", "RotationReason", "rotation_reasons"]
 
@@ -38,15 +43,18 @@ class RotationKind(enum.StrEnum):
     """Why a session has to go."""
 
     TOO_OLD = "too-old"
-    """It has been in use for the period that the room sets, or is from the future."""
+    """It has been in use for the period that the room sets, or was made or used in the future."""
     TOO_MANY_MESSAGES = "too-many-messages"
     """It has encrypted as many messages as the room sets."""
+    RATCHET_SET_BACK = "ratchet-set-back"
+    """The ratchet stands before a message that was encrypted, and would encrypt two with one key."""
     VISIBILITY_CHANGED = "visibility-changed"
     """It may be shared with those who come later, and one that is begun now may not; or the other way round."""
     MEMBER_LEFT = "member-left"
     """A user was seen to leave; or may have the key, and is not in the room."""
     DEVICE_REMOVED = "device-removed"
-    """A device may have the key, and is not chosen any more, for it is gone, blacklisted, or not good enough."""
+    """A device may have the key, and is not chosen any more, for it is gone, blacklisted, or not good enough; or for
+    nothing is known of its user now."""
     DEVICE_REPLACED = "device-replaced"
     """A device may have the key, and under its name there is another one, with other keys."""
 
@@ -76,6 +84,7 @@ def rotation_reasons(
     visibility: HistoryVisibility | None,
     members: Iterable[str],
     recipients: Recipients,
+    message_index: int,
     now: int,
 ) -> tuple[RotationReason, ...]:
     """Return why a session must not encrypt the next message.
@@ -84,8 +93,12 @@ def rotation_reasons(
         session: the session.
         settings: how the room is encrypted.
         visibility: the room's history visibility now; ``None`` if it is not understood.
-        members: who is in the room: joined, or invited. Everybody whose devices are chosen from is among them.
+        members: who may read in the room: those who have joined; and those who are invited, unless the history
+            visibility is ``joined``. Everybody whose devices are chosen from is among them. They are taken as the state
+            of the room names them: what is no user id (:func:`~matrix_e2e_keys.is_user_id`) has no devices, and does no
+            harm. :func:`~matrix_e2e_keys.select_recipients` takes user ids only.
         recipients: who would get the key of a session that is begun now.
+        message_index: the index at which the ratchet stands: that of the next message.
         now: the caller's time in milliseconds, on the clock of :attr:`OutboundSession.created_at`.
 
     Returns:
@@ -104,16 +117,20 @@ def rotation_reasons(
         detail = "the algorithm of the room is not supported: nothing can be sent there"
         raise LocalProtocolError(Reason.UNSUPPORTED_ALGORITHM, detail, path="/settings")
     shared_history = shares_history(visibility)
-    present = check_users(members, "members")
+    present = check_members(members, "members")
     chosen = check_recipients(recipients)
     for user_id in sorted(chosen.users - present):
         detail = f"{quoted(user_id)} is a recipient, and no member of the room"
         raise LocalProtocolError(Reason.INVALID_VALUE, detail, path="/members")
+    with raised_as(LocalProtocolError):
+        index = check_index(message_index, "message_index")
     reasons: list[RotationReason] = []
-    if not 0 <= check_now(now) - session.created_at < settings.rotation_period_ms:
+    if not session.last_used_at <= check_now(now) < session.created_at + settings.rotation_period_ms:
         reasons.append(RotationReason(kind=RotationKind.TOO_OLD))
-    if session.message_count >= settings.rotation_period_msgs:
+    if max(session.message_count, index) >= settings.rotation_period_msgs:
         reasons.append(RotationReason(kind=RotationKind.TOO_MANY_MESSAGES))
+    if index < session.message_count:
+        reasons.append(RotationReason(kind=RotationKind.RATCHET_SET_BACK))
     if session.shared_history is not shared_history:
         reasons.append(RotationReason(kind=RotationKind.VISIBILITY_CHANGED))
     reasons += _about_users(session, present)
@@ -122,18 +139,18 @@ def rotation_reasons(
     return tuple(reasons)
 
 
-def _about_users(session: OutboundSession, present: frozenset[UserId]) -> Iterator[RotationReason]:
+def _about_users(session: OutboundSession, present: frozenset[str]) -> Iterator[RotationReason]:
     """Yield who is gone, or was."""
     may_have_it = session.history_shared_with.union(user_id for user_id, _ in session.shares)
     for user_id in sorted(session.left | (may_have_it - present)):
         yield RotationReason(kind=RotationKind.MEMBER_LEFT, user_id=user_id)
 
 
-def _about_devices(session: OutboundSession, present: frozenset[UserId], chosen: Chosen) -> list[RotationReason]:
+def _about_devices(session: OutboundSession, present: frozenset[str], chosen: Chosen) -> list[RotationReason]:
     """Return which devices of those who are there must not have the key."""
     found: list[RotationReason] = []
     for (user_id, device_id), share in session.shares.items():
-        if user_id in chosen.unknown or user_id not in present:
+        if user_id not in present:
             continue
         device = chosen.devices.get((user_id, device_id))
         if device is None:

@@ -10,22 +10,25 @@ Facts:
 * A device is told ``m.no_olm`` once. "If the sender retries and fails to create an olm session again in the future, it
   should not send another [...] unless another olm session was previously established successfully."
 * ``m.no_olm`` is about all sessions, so its content names no room and no session.
+* A device is its name and its Olm identity key: one that has the name of another one was not told. Of a device that
+  does not support Olm, the name is all there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from attrs import define, field, frozen
 
 from matrix_e2e_keys.client.rooms.arguments import (
     DeviceName,
+    by_name,
     by_user,
-    check_codes,
     check_names,
     check_recipients,
     name_of,
+    reading_argument,
 )
 from matrix_e2e_keys.client.rooms.outbound_sessions import OutboundSession
 from matrix_e2e_keys.client.trust.recipients import Recipients
@@ -42,30 +45,48 @@ __all__ = ["NoOlmMemory", "SharingPlan", "plan_sharing"]
 
 _VERSION: Final = 1
 
+_Told: TypeAlias = tuple[DeviceName, Curve25519PublicKey | None]
+
+
+def _in_order(told: _Told) -> tuple[DeviceName, bytes]:
+    name, olm_key = told
+    return name, b"" if olm_key is None else olm_key.raw
+
 
 @define(kw_only=True)
 class NoOlmMemory:
     """Which devices were told that no Olm session with them can be opened. There is one for all rooms."""
 
-    _told: set[DeviceName] = field(factory=set, init=False)
+    _told: set[_Told] = field(factory=set, init=False)
 
     @property
     def told(self) -> frozenset[tuple[str, str]]:
         """User id and device id of each device that was told."""
-        return frozenset(self._told)
+        return frozenset(name for name, _ in self._told)
 
-    def mark_told(self, codes: Mapping[str, Mapping[str, WithheldCode]]) -> None:
-        """Note that the server has taken messages which tell devices why they do not get a key.
+    def mark_told(self, plan: SharingPlan) -> None:
+        """Note that the server has taken the messages which tell devices why they do not get a key.
 
         Args:
-            codes: user id to device id to the code, as :attr:`SharingPlan.withheld` has them. Other codes than
-                ``m.no_olm`` are left to :meth:`OutboundSession.mark_told`.
+            plan: what was planned. Other codes than ``m.no_olm`` are left to :meth:`OutboundSession.mark_told`.
 
         Raises:
-            LocalProtocolError: they are no such mapping. Then nothing is changed.
+            LocalProtocolError: it is no plan. Then nothing is changed.
         """
-        checked = check_codes(codes)
-        self._told |= {name for name, code in checked.items() if code is WithheldCode.NO_OLM}
+        if type(plan) is not SharingPlan:
+            raise LocalProtocolError(Reason.WRONG_TYPE, "a SharingPlan is needed", path="/plan")
+        with reading_argument("plan"):
+            codes = by_name(plan.withheld, WithheldCode, "plan", "withheld")
+            devices = by_name(plan.claim, VerifiedDevice, "plan", "claim")
+        self._told |= {
+            (name, devices[name].curve25519_key if name in devices else None)
+            for name, code in codes.items()
+            if code is WithheldCode.NO_OLM
+        }
+
+    def without_told(self, named: Iterable[_Told]) -> list[DeviceName]:
+        """Internal: return the names of those of some devices that were not told, in order."""
+        return sorted(name for name, olm_key in named if (name, olm_key) not in self._told)
 
     def forget(self, names: Iterable[tuple[str, str]]) -> None:
         """Note that an Olm session with some devices was opened, or that they are gone.
@@ -77,14 +98,20 @@ class NoOlmMemory:
             LocalProtocolError: one of them is not named by a pair of a user id and a device id. Then nothing is
                 changed.
         """
-        self._told -= set(check_names(names, "names"))
+        forgotten = frozenset(check_names(names, "names"))
+        self._told = {told for told in self._told if told[0] not in forgotten}
 
     def to_json(self) -> JsonObject:
         """Return what has to survive a restart."""
-        told: dict[str, list[JsonValue]] = {}
-        for user_id, device_id in sorted(self._told):
-            told.setdefault(user_id, []).append(device_id)
-        return {"version": _VERSION, "told": {**told}}
+        told: list[JsonValue] = [
+            {
+                "user_id": user_id,
+                "device_id": device_id,
+                "curve25519_key": None if olm_key is None else olm_key.to_base64(),
+            }
+            for (user_id, device_id), olm_key in sorted(self._told, key=_in_order)
+        ]
+        return {"version": _VERSION, "told": told}
 
     @classmethod
     def from_json(cls, obj: object) -> NoOlmMemory:
@@ -96,13 +123,16 @@ class NoOlmMemory:
         stored = Stored(obj)
         stored.require_version(_VERSION)
         memory = cls()
-        told = stored.object("told")
-        for user, _ in stored.items("told", list):
-            with stored.reading("told", user):
+        for told in stored.elements("told"):
+            user, device = (told.member(name, str) for name in ("user_id", "device_id"))
+            key = told.member("curve25519_key", str, type(None))
+            with told.reading("user_id"):
                 user_id = parse_user_id(user)
-            for place, device in enumerate(told.values(user, str)):
-                with stored.reading("told", user, str(place)):
-                    memory._told.add((user_id, parse_device_id(device)))
+            with told.reading("device_id"):
+                device_id = parse_device_id(device)
+            with told.reading("curve25519_key"):
+                olm_key = None if key is None else Curve25519PublicKey.from_base64(key)
+            memory._told.add(((user_id, device_id), olm_key))
         return memory
 
 
@@ -118,7 +148,7 @@ class SharingPlan:
         claim: user id to device id to the devices that need the key and have no Olm session. Want them
             (:meth:`ClaimPlanner.want`), and plan again once there is an answer.
         withheld: user id to device id to the code to tell each device now. Say so afterwards:
-            :meth:`OutboundSession.mark_told` and :meth:`NoOlmMemory.mark_told`.
+            :meth:`OutboundSession.mark_told` with this, and :meth:`NoOlmMemory.mark_told` with the plan.
     """
 
     room_id: str
@@ -191,7 +221,7 @@ def plan_sharing(
     recipients.require()
     share: dict[DeviceName, VerifiedDevice] = {}
     claim: dict[DeviceName, VerifiedDevice] = {}
-    no_olm = {name for name, code in chosen.withheld.items() if code is WithheldCode.NO_OLM}
+    no_olm: set[_Told] = {(name, None) for name, code in chosen.withheld.items() if code is WithheldCode.NO_OLM}
     for device in session.without_key(chosen):
         name = name_of(device)
         session.require_same_keys(device)
@@ -200,9 +230,9 @@ def plan_sharing(
         else:
             claim[name] = device
             if name in impossible:
-                no_olm.add(name)
+                no_olm.add((name, device.curve25519_key))
     withheld = session.untold(chosen)
-    withheld.update(dict.fromkeys(sorted(no_olm - memory.told), WithheldCode.NO_OLM))
+    withheld.update(dict.fromkeys(memory.without_told(no_olm), WithheldCode.NO_OLM))
     return SharingPlan(
         room_id=session.room_id,
         session_id=session.session_id,

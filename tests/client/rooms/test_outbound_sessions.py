@@ -24,6 +24,7 @@ from client.rooms.room_samples import (
     RaisingMapping,
     a_session,
     device,
+    encrypted,
     name,
     problem,
     raising,
@@ -32,7 +33,7 @@ from client.rooms.room_samples import (
 from matrix_e2e_keys.client.rooms.key_shares import KeyShare
 from matrix_e2e_keys.client.rooms.outbound_sessions import OutboundSession
 from matrix_e2e_keys.client.trust.recipients import RecipientProblem, Recipients
-from matrix_e2e_keys.errors import LocalProtocolError, Reason
+from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError
 from matrix_e2e_keys.events.withheld import WithheldCode
 from matrix_e2e_keys.testing.samples import sample_curve25519_key
 
@@ -58,7 +59,7 @@ class TestASession:
     def test_a_new_one(self) -> None:
         made = OutboundSession(room_id=ROOM, session_id="SESSION", created_at=-5, shared_history=False)
         assert (made.room_id, made.session_id, made.created_at, made.shared_history) == (ROOM, "SESSION", -5, False)
-        assert made.message_count == 0
+        assert (made.message_count, made.last_used_at) == (0, -5)
         assert made.shares == {}
         assert made.left == made.history_shared_with == frozenset()
 
@@ -78,17 +79,42 @@ class TestASession:
 
     def test_messages_are_counted(self) -> None:
         made = a_session()
-        made.mark_encrypted()
-        made.mark_encrypted()
+        made.mark_encrypted(message_index=0, now=1000)
+        made.mark_encrypted(message_index=1, now=1000)
         assert made.message_count == 2
+
+    def test_messages_that_were_never_noted_are_counted_with_the_next_one(self) -> None:
+        made = a_session()
+        made.mark_encrypted(message_index=7, now=1000)
+        assert made.message_count == 8
+
+    def test_no_two_messages_are_encrypted_with_the_same_key(self) -> None:
+        """The session was stored before a crash, and its ratchet was not. Nobody needs the key."""
+        made = a_session(PHONE)
+        made.mark_encrypted(message_index=0, now=1000)
+        restored = OutboundSession.from_json(json.loads(json.dumps(made.to_json())))
+        assert restored.needs_key(recipients(PHONE)) == ()
+        assert refused_by(restored, "mark_encrypted", message_index=0, now=1000) == (
+            Reason.WRONG_STATE,
+            "/message_index",
+        )
+
+    def test_the_latest_time_of_use_is_remembered(self) -> None:
+        made = a_session()
+        seen: list[int] = []
+        for now in (2000, 1500, 2001, -5):
+            encrypted(made, now=now)
+            seen.append(made.last_used_at)
+        assert seen == [2000, 2000, 2001, 2001]
 
     def test_the_ratchet_ends(self) -> None:
         made = a_session()
         made.start_sharing([], message_index=2**32 - 1)
-        made.mark_encrypted()
+        encrypted(made)
         assert made.message_count == 2**32
         assert OutboundSession.from_json(made.to_json()) == made
-        assert refused_by(made, "mark_encrypted") == (Reason.WRONG_STATE, "")
+        for index in (0, 2**32 - 1):
+            assert refused_by(made, "mark_encrypted", message_index=index, now=1000)[0] is Reason.WRONG_STATE
         assert refused_by(made, "start_sharing", [], message_index=2**32 - 1)[0] is Reason.WRONG_STATE
 
 
@@ -106,7 +132,7 @@ class TestSharing:
 
     def test_a_share_says_what_was_shared_with_whom(self) -> None:
         made = a_session()
-        made.mark_encrypted()
+        encrypted(made)
         made.start_sharing([PHONE], message_index=1)
         assert made.share_with(PHONE) == KeyShare(
             curve25519_key=sample_curve25519_key(f"{BOB} PHONE 0"), ed25519_key=PHONE.ed25519_key, message_index=1
@@ -124,7 +150,7 @@ class TestSharing:
     def test_a_key_that_is_sent_again_may_be_had_from_the_first_index_on(self) -> None:
         made = a_session()
         made.start_sharing([PHONE], message_index=0)
-        made.mark_encrypted()
+        encrypted(made)
         made.start_sharing([PHONE], message_index=1)
         assert made.shares[name(PHONE)].message_index == 0
         assert not made.shares[name(PHONE)].is_confirmed
@@ -142,7 +168,7 @@ class TestSharing:
     def test_a_ratchet_that_was_set_back_is_refused(self) -> None:
         """It would encrypt two messages with the same key."""
         made = a_session()
-        made.mark_encrypted()
+        encrypted(made)
         made.start_sharing([PHONE], message_index=1)
         assert refused_by(made, "start_sharing", [LAPTOP], message_index=0) == (Reason.WRONG_STATE, "/message_index")
 
@@ -155,7 +181,7 @@ class TestSharing:
 
     def test_the_history_brings_the_key_from_the_beginning_on(self) -> None:
         made = a_session(PHONE)
-        made.mark_encrypted()
+        encrypted(made)
         made.start_sharing([LAPTOP], message_index=1)
         made.start_sharing_history([LAPTOP, CAROLS])
         assert {of: (share.message_index, share.is_confirmed) for of, share in made.shares.items()} == {
@@ -164,6 +190,35 @@ class TestSharing:
             name(CAROLS): (0, False),
         }
         assert made.message_count == 1
+
+    def test_a_part_of_the_history_is_not_confirmed_as_the_key(self) -> None:
+        """Otherwise whoever takes the invitation is never sent the ``m.room_key``."""
+        made = a_session()
+        made.start_sharing_history([CAROLS])
+        assert made.shares[name(CAROLS)].is_history_only
+        assert refused_by(made, "confirm_sharing", [name(CAROLS)]) == (Reason.WRONG_STATE, "/names")
+        assert made.needs_key(recipients(CAROLS)) == (CAROLS,)
+
+        made = OutboundSession.from_json(json.loads(json.dumps(made.to_json())))
+        assert refused_by(made, "confirm_sharing", [name(CAROLS)]) == (Reason.WRONG_STATE, "/names")
+        encrypted(made)
+        made.start_sharing([CAROLS], message_index=1)
+        assert made.needs_key(recipients(CAROLS)) == (CAROLS,)
+        made.start_sharing_history([CAROLS])
+        made.confirm_sharing([name(CAROLS)])
+        assert made.needs_key(recipients(CAROLS)) == ()
+        share = made.shares[name(CAROLS)]
+        assert (share.message_index, share.is_confirmed, share.is_history_only) == (0, True, False)
+
+    def test_a_device_that_its_owner_did_not_sign_gets_no_history(self) -> None:
+        """The server can add one that listens."""
+        made = a_session()
+        added = device(CAROL, "ADDED", cross_signed=False)
+        assert refused_by(made, "start_sharing_history", [LAPTOP, added]) == (Reason.UNVERIFIED_DEVICE, "/devices")
+        with pytest.raises(LocalProtocolError, match=r"'@carol:c\.example' 'ADDED'"):
+            made.start_sharing_history([added])
+        made.start_sharing([added], message_index=0)
+        assert refused_by(made, "start_sharing_history", [added])[0] is Reason.UNVERIFIED_DEVICE
 
     def test_only_a_session_that_was_begun_as_one_is_shared_as_history(self) -> None:
         made = a_session(shared_history=False)
@@ -175,10 +230,13 @@ class TestSharing:
         names = [name(PHONE), name(LAPTOP)]
         assert refused_by(made, "confirm_sharing", names) == (Reason.WRONG_STATE, "/names")
 
-    def test_nobody_needs_a_key_if_the_policy_stops(self) -> None:
+    def test_that_nobody_needs_a_key_is_not_said_if_the_policy_stops(self) -> None:
         forged = recipients(PHONE, withheld={CAROL: {"ONLY": CODE.UNVERIFIED}}, problems=[problem(stops=True)])
-        assert a_session().needs_key(forged) == a_session().needs_key(STOPPED) == ()
-        assert a_session().withholds(forged) == {}
+        for stopped in (forged, STOPPED):
+            for ask in (a_session().needs_key, a_session().withholds):
+                with pytest.raises(VerificationError) as caught:
+                    ask(stopped)
+                assert caught.value.reason is Reason.IDENTITY_CHANGED
         harmless = evolve(forged, problems=(problem(stops=False),))
         assert a_session().needs_key(harmless) == (PHONE,)
         assert a_session().withholds(harmless) == {CAROL: {"ONLY": CODE.UNVERIFIED}}
@@ -216,9 +274,19 @@ class TestUsers:
         assert made.left == {BOB, CAROL}
         assert made.history_shared_with == {CAROL, ME}
 
+    @pytest.mark.parametrize("nobody", ["@" + "x" * 255 + ":b.example", "bob", "", "@\ud800:b.example"])
+    def test_a_membership_that_is_nobodys_does_not_hide_the_others(self, nobody: str) -> None:
+        """Anybody can put one into the state of a room."""
+        made = a_session()
+        made.mark_left([nobody, BOB])
+        made.mark_history_shared([nobody, CAROL])
+        written = nobody.replace("\ud800", "\\ud800")
+        assert (made.left, made.history_shared_with) == ({written, BOB}, {written, CAROL})
+        assert OutboundSession.from_json(json.loads(json.dumps(made.to_json()).encode())) == made
+
 
 A_FULL_ONE = a_session(PHONE)
-A_FULL_ONE.mark_encrypted()
+encrypted(A_FULL_ONE, now=3000)
 A_FULL_ONE.start_sharing([CAROLS, MINE], message_index=1)
 A_FULL_ONE.mark_told({BOB: {"a/~ é": CODE.UNVERIFIED}, CAROL: {"X": CODE.BLACKLISTED, "Y": CODE.BLACKLISTED}})
 A_FULL_ONE.mark_told({CAROL: {"X": CODE.UNVERIFIED}})
@@ -255,6 +323,9 @@ class TestOverARestart:
             ({"session_id": 5}, "/session_id"),
             ({"created_at": 1.5}, "/created_at"),
             ({"shared_history": 1}, "/shared_history"),
+            ({"last_used_at": "3000"}, "/last_used_at"),
+            ({"last_used_at": 999}, "/last_used_at"),
+            ({"last_used_at": 2**53}, "/last_used_at"),
             ({"message_count": True}, "/message_count"),
             ({"message_count": -1}, "/message_count"),
             ({"message_count": 2**32 + 1}, "/message_count"),
@@ -277,12 +348,19 @@ class TestOverARestart:
                 "/shares/@bob:b.example/PHONE/message_index",
             ),
             ({"shares": {BOB: {"PHONE": {**SHARE, "is_confirmed": 1}}}}, "/shares/@bob:b.example/PHONE/is_confirmed"),
+            (
+                {"shares": {BOB: {"PHONE": {**SHARE, "is_history_only": 0}}}},
+                "/shares/@bob:b.example/PHONE/is_history_only",
+            ),
+            (
+                {"shares": {BOB: {"PHONE": {**SHARE, "is_history_only": True}}}},
+                "/shares/@bob:b.example/PHONE/is_history_only",
+            ),
             ({"told": {BOB: {"PHONE": "m.unverified"}}}, "/told/@bob:b.example/PHONE"),
             ({"told": {BOB: {"PHONE": ["m.unverified", "m.other"]}}}, "/told/@bob:b.example/PHONE/1"),
             ({"told": {BOB: {"PHONE": [5]}}}, "/told/@bob:b.example/PHONE/0"),
-            ({"history_shared_with": ["@x"]}, "/history_shared_with/0"),
+            ({"history_shared_with": BOB}, "/history_shared_with"),
             ({"left": [BOB, 5]}, "/left/1"),
-            ({"left": [BOB, "x"]}, "/left/1"),
         ],
     )
     def test_what_was_damaged_is_refused(self, damage: dict[str, Any], path: str) -> None:
@@ -341,6 +419,11 @@ class TestArguments:
     @pytest.mark.parametrize("index", [None, True, 1.0, "1", -1, 2**32, 2**53], ids=str)
     def test_what_is_no_index(self, index: Any) -> None:
         assert refused_by(a_session(), "start_sharing", [PHONE], message_index=index)[1] == "/message_index"
+        assert refused_by(a_session(), "mark_encrypted", message_index=index, now=1)[1] == "/message_index"
+
+    @pytest.mark.parametrize("now", [None, True, 1.0, "1", 2**53, 10**5000], ids=lambda it: type(it).__name__)
+    def test_what_is_no_time(self, now: Any) -> None:
+        assert refused_by(a_session(), "mark_encrypted", message_index=0, now=now)[1] == "/now"
 
     @pytest.mark.parametrize("value", [None, "PHONE", PHONE.keys, name(PHONE)])
     def test_what_is_no_device(self, value: Any) -> None:
@@ -355,6 +438,8 @@ class TestArguments:
             ({"ed25519_key": PHONE.curve25519_key}, "/ed25519_key"),
             ({"message_index": 2**32}, "/message_index"),
             ({"is_confirmed": 1}, "/is_confirmed"),
+            ({"is_history_only": 1}, "/is_history_only"),
+            ({"is_history_only": True}, "/is_history_only"),
         ],
     )
     def test_what_is_no_share(self, changed: dict[str, Any], path: str) -> None:

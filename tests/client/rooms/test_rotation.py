@@ -27,6 +27,7 @@ from client.rooms.room_samples import (
     STOPPED,
     a_session,
     device,
+    encrypted,
     name,
     problem,
     raising,
@@ -52,15 +53,17 @@ CREATED = 1000
 
 def reasons(session: OutboundSession | None = None, **changed: Any) -> list[tuple[Any, ...]]:
     """Why a session that everybody may have has to go, as tuples without what is not said."""
+    session = session or a_session(PHONE, LAPTOP, CAROLS, MINE)
     arguments: dict[str, Any] = {
         "settings": SETTINGS,
         "visibility": HistoryVisibility.SHARED,
         "members": EVERYBODY,
         "recipients": ALL,
+        "message_index": session.message_count,
         "now": CREATED,
         **changed,
     }
-    found = rotation_reasons(session or a_session(PHONE, LAPTOP, CAROLS, MINE), **arguments)
+    found = rotation_reasons(session, **arguments)
     return [
         tuple(part for part in (it.kind, it.user_id, it.device_id) if part is not None)
         for it in found
@@ -91,17 +94,50 @@ def test_age(age: int, is_too_old: bool) -> None:
     assert reasons(now=CREATED + age) == ([(KIND.TOO_OLD,)] if is_too_old else [])
 
 
+@pytest.mark.parametrize(
+    ("last_used", "now", "is_too_old"),
+    [
+        (HOUR - 100, HOUR - 100, False),
+        (HOUR - 100, HOUR - 1, False),
+        (HOUR - 100, HOUR, True),
+        (HOUR - 100, HOUR - 101, True),
+        (HOUR - 100, 100, True),
+        (HOUR + 5, HOUR, True),
+    ],
+)
+def test_a_clock_that_is_set_back_while_a_session_is_in_use(last_used: int, now: int, is_too_old: bool) -> None:
+    session = a_session(PHONE)
+    encrypted(session, now=CREATED + last_used)
+    assert reasons(session, now=CREATED + now) == ([(KIND.TOO_OLD,)] if is_too_old else [])
+
+
 @pytest.mark.parametrize(("messages", "are_too_many"), [(0, False), (2, False), (3, True), (4, True)])
 def test_the_number_of_messages(messages: int, are_too_many: bool) -> None:
     session = a_session(PHONE)
     for _ in range(messages):
-        session.mark_encrypted()
+        encrypted(session)
     assert reasons(session) == ([(KIND.TOO_MANY_MESSAGES,)] if are_too_many else [])
+
+
+def test_messages_that_were_not_noted_count() -> None:
+    assert reasons(message_index=2) == []
+    assert reasons(message_index=3) == [(KIND.TOO_MANY_MESSAGES,)]
+
+
+@pytest.mark.parametrize(("index", "is_set_back"), [(0, True), (1, True), (2, False), (2**32 - 1, False)])
+def test_a_ratchet_that_was_set_back_encrypts_nothing(index: int, is_set_back: bool) -> None:
+    """It would encrypt two messages with the same key, though nobody needs the key of the session."""
+    session = a_session(PHONE)
+    encrypted(session)
+    encrypted(session)
+    found = reasons(session, message_index=index)
+    assert ((KIND.RATCHET_SET_BACK,) in found) is is_set_back
+    assert reasons(a_session(PHONE), message_index=0) == []
 
 
 def test_the_settings_of_now_count() -> None:
     session = a_session(PHONE)
-    session.mark_encrypted()
+    encrypted(session)
     tighter = SETTINGS.updated({"algorithm": MEGOLM_V1, "rotation_period_msgs": 1}).settings
     assert reasons(session, settings=tighter) == [(KIND.TOO_MANY_MESSAGES,)]
     assert reasons(session, now=CREATED + HOUR, settings=evolve(SETTINGS, rotation_period_ms=HOUR + 1)) == []
@@ -216,12 +252,19 @@ class TestTwoListsOfRecipients:
         harmless = evolve(STOPPED, problems=(problem(stops=False),))
         assert len(reasons(recipients=harmless)) == 4
 
-    def test_of_whom_nothing_is_known_nobody_says_that_a_device_is_gone(self) -> None:
+    def test_the_devices_of_whom_nothing_is_known_cannot_be_judged(self) -> None:
         chosen = recipients(CAROLS, MINE, unknown=[BOB])
-        assert reasons(recipients=chosen) == []
-        session = a_session(PHONE, CAROLS)
-        session.mark_left([BOB])
-        assert reasons(session, recipients=chosen) == [(KIND.MEMBER_LEFT, BOB)]
+        assert reasons(recipients=chosen) == [(KIND.DEVICE_REMOVED, BOB, "LAPTOP"), (KIND.DEVICE_REMOVED, BOB, "PHONE")]
+        assert reasons(a_session(CAROLS, MINE), recipients=chosen) == []
+
+    @pytest.mark.parametrize("nobody", ["@" + "x" * 255 + ":b.example", "bob", "", "@\ud800:b.example"])
+    def test_a_membership_that_is_nobodys_stops_nothing(self, nobody: str) -> None:
+        """Anybody can put one into the state of a room."""
+        assert reasons(members=[*EVERYBODY, nobody]) == []
+        session = a_session(PHONE, LAPTOP, CAROLS, MINE)
+        session.mark_history_shared([nobody])
+        assert reasons(session, members=[*EVERYBODY, nobody]) == []
+        assert [kind for kind, *_ in reasons(session)] == [KIND.MEMBER_LEFT]
 
     def test_a_member_without_devices_is_still_a_member(self) -> None:
         session = a_session()
@@ -262,6 +305,7 @@ def test_all_reasons_are_named_in_order() -> None:
     session.start_sharing([], message_index=3)
     found = reasons(
         session,
+        message_index=2,
         now=0,
         visibility=HistoryVisibility.JOINED,
         members=[BOB],
@@ -270,6 +314,7 @@ def test_all_reasons_are_named_in_order() -> None:
     assert found == [
         (KIND.TOO_OLD,),
         (KIND.TOO_MANY_MESSAGES,),
+        (KIND.RATCHET_SET_BACK,),
         (KIND.VISIBILITY_CHANGED,),
         (KIND.MEMBER_LEFT, CAROL),
         (KIND.DEVICE_REMOVED, BOB, "LAPTOP"),
@@ -280,7 +325,9 @@ def test_all_reasons_are_named_in_order() -> None:
 
 class TestArguments:
     @pytest.mark.parametrize("value", NO_TEXT, ids=lambda it: type(it).__name__)
-    @pytest.mark.parametrize("argument", ["session", "settings", "visibility", "members", "recipients", "now"])
+    @pytest.mark.parametrize(
+        "argument", ["session", "settings", "visibility", "members", "recipients", "message_index", "now"]
+    )
     def test_what_is_none(self, argument: str, value: Any) -> None:
         arguments: dict[str, Any] = {
             "session": a_session(PHONE),
@@ -288,16 +335,24 @@ class TestArguments:
             "visibility": None,
             "members": EVERYBODY,
             "recipients": ALL,
+            "message_index": 0,
             "now": 5,
         }
-        if (argument, type(value)) in {("visibility", type(None)), ("now", int)}:
+        if (argument, type(value)) in {("visibility", type(None)), ("now", int), ("message_index", int)}:
             return
         arguments[argument] = value
         with pytest.raises(LocalProtocolError) as caught:
             rotation_reasons(arguments.pop("session"), **arguments)
+        assert caught.value.path == f"/{argument}"
         # No members at all, and recipients.
         expected = Reason.INVALID_VALUE if (argument, value) == ("members", []) else Reason.WRONG_TYPE
-        assert (caught.value.reason, caught.value.path) == (expected, f"/{argument}")
+        assert caught.value.reason is expected or argument == "message_index"
+
+    @pytest.mark.parametrize("index", [-1, 2**32, 2**53], ids=str)
+    def test_what_is_no_index(self, index: int) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            reasons(message_index=index)
+        assert caught.value.path == "/message_index"
 
     @pytest.mark.parametrize("value", NOT_SEVERAL, ids=lambda it: type(it).__name__)
     def test_members_are_several_users(self, value: Any) -> None:
@@ -351,6 +406,8 @@ class Room(RuleBasedStateMachine):
         self.now = 0
         self.session: OutboundSession | None = None
         self.sessions = 0
+        self.ratchet = 0
+        self.encrypted: set[tuple[int, int]] = set()
         self.holders: dict[Keys, int] = {}
         self.users_with_history: set[str] = set()
         self.is_spoiled = False
@@ -401,6 +458,12 @@ class Room(RuleBasedStateMachine):
     def restart(self) -> None:
         assert self.session is not None
         self.session = OutboundSession.from_json(json.loads(json.dumps(self.session.to_json())))
+
+    @precondition(lambda self: self.session is not None)
+    @rule(lost=st.integers(1, 3))
+    def restart_with_an_old_ratchet(self, lost: int) -> None:
+        """After a crash: what is remembered of the session was stored, and its ratchet was not."""
+        self.ratchet = max(0, self.ratchet - lost)
 
     @precondition(lambda self: self.session is not None and self.session.shared_history)
     @rule(user=USERS, by_me=st.booleans(), arrives=st.booleans())
@@ -455,7 +518,7 @@ class Room(RuleBasedStateMachine):
         assert self.session is not None
         plan = plan_sharing(self.session, chosen, without_olm=(), unreachable=(), memory=self.memory)
         to_share = [of for by_device in plan.share.values() for of in by_device.values()]
-        index = self.session.message_count
+        index = self.ratchet
         self.session.start_sharing(to_share, message_index=index)
         for place, of in enumerate(to_share):
             if delivered >> place & 1:
@@ -463,7 +526,9 @@ class Room(RuleBasedStateMachine):
                 if confirmed >> place & 1:
                     self.session.confirm_sharing([name(of)])
         self.check(chosen, index)
-        self.session.mark_encrypted()
+        self.session.mark_encrypted(message_index=index, now=self.now)
+        self.encrypted.add((self.sessions, index))
+        self.ratchet += 1
 
     def reasons(self, session: OutboundSession, chosen: Recipients) -> tuple[RotationReason, ...]:
         return rotation_reasons(
@@ -472,6 +537,7 @@ class Room(RuleBasedStateMachine):
             visibility=self.visibility,
             members=self.members,
             recipients=chosen,
+            message_index=self.ratchet,
             now=self.now,
         )
 
@@ -483,6 +549,7 @@ class Room(RuleBasedStateMachine):
             created_at=self.now,
             shared_history=shares_history(self.visibility),
         )
+        self.ratchet = 0
         self.holders, self.users_with_history, self.is_spoiled = {}, set(), False
         assert self.reasons(self.session, self.recipients()) == ()
 
@@ -491,7 +558,8 @@ class Room(RuleBasedStateMachine):
         assert self.session is not None
         may_read = {self.keys(of) for by_device in chosen.devices.values() for of in by_device.values()}
         can_read = {keys for keys, since in self.holders.items() if since <= index}
-        assert {keys for keys in can_read - may_read if keys[0] not in self.unknown & self.members} == set()
+        assert can_read <= may_read
+        assert (self.sessions, index) not in self.encrypted
         assert self.users_with_history <= self.members
         missing = {self.keys(of) for of in self.session.needs_key(chosen)}
         assert may_read - missing <= can_read

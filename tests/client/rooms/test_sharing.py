@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from client.rooms.room_samples import (
     BOB,
@@ -34,6 +35,7 @@ from matrix_e2e_keys.client.trust.recipients import Recipients
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError
 from matrix_e2e_keys.events.to_device_batches import to_device_requests
 from matrix_e2e_keys.events.withheld import WithheldCode
+from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.testing.samples import sample_curve25519_key
 
 CODE = WithheldCode
@@ -41,9 +43,10 @@ MY_KEY = sample_curve25519_key("mine")
 
 
 def told(*names: tuple[str, str]) -> NoOlmMemory:
+    """A memory of devices that do not support Olm."""
     memory = NoOlmMemory()
     for user_id, device_id in names:
-        memory.mark_told({user_id: {device_id: CODE.NO_OLM}})
+        memory.mark_told(plan(recipients(withheld={user_id: {device_id: CODE.NO_OLM}})))
     return memory
 
 
@@ -95,12 +98,26 @@ class TestAPlan:
         made = plan(recipients(PHONE), **arguments)
         assert (made.share, made.claim) == ({}, {BOB: {"PHONE": PHONE}})
         assert made.withheld == {BOB: {"PHONE": CODE.NO_OLM}}
-        memory.mark_told(made.withheld)
+        memory.mark_told(made)
         again = plan(recipients(PHONE), session=a_session(session_id="OTHER"), **arguments)
         assert again.claim == {BOB: {"PHONE": PHONE}}
         assert again.withheld == {}
         memory.forget([name(PHONE)])
         assert plan(recipients(PHONE), **arguments).withheld == {BOB: {"PHONE": CODE.NO_OLM}}
+
+    def test_another_device_of_the_same_name_was_not_told(self) -> None:
+        """Somebody has logged in again under the same id."""
+        memory = NoOlmMemory()
+        new = device(BOB, "PHONE", curve=1)
+        arguments: dict[str, Any] = {"without_olm": [name(PHONE)], "unreachable": [name(PHONE)], "memory": memory}
+        for each in (PHONE, new):
+            made = plan(recipients(each), **arguments)
+            assert made.withheld == {BOB: {"PHONE": CODE.NO_OLM}}
+            memory.mark_told(made)
+        for each in (PHONE, new):
+            assert plan(recipients(each), **arguments).withheld == {}
+        memory.forget([name(PHONE)])
+        assert memory == NoOlmMemory()
 
     def test_a_device_that_cannot_have_one_is_told_once_as_well(self) -> None:
         chosen = recipients(withheld={BOB: {"PHONE": CODE.NO_OLM, "LAPTOP": CODE.UNVERIFIED}})
@@ -135,7 +152,7 @@ class TestAPlan:
         without_olm.discard(name(LAPTOP))
         second = plan(recipients(PHONE, LAPTOP), without_olm=without_olm, unreachable=[name(PHONE)])
         session.start_sharing([LAPTOP], message_index=0)
-        memory.mark_told(second.withheld)
+        memory.mark_told(second)
         session.mark_told(second.withheld)
         assert (second.share, second.withheld) == ({BOB: {"LAPTOP": LAPTOP}}, {BOB: {"PHONE": CODE.NO_OLM}})
         assert memory.told == {name(PHONE)}
@@ -182,32 +199,56 @@ class TestContents:
         assert (caught.value.reason, caught.value.path) == (Reason.WRONG_TYPE, "/sender_key")
 
 
+TOLD: dict[str, Any] = {"user_id": BOB, "device_id": "PHONE", "curve25519_key": None}
+
+
 class TestMemory:
     def test_only_what_is_about_olm_is_remembered(self) -> None:
         memory = NoOlmMemory()
-        memory.mark_told({BOB: {"PHONE": CODE.NO_OLM, "LAPTOP": CODE.UNVERIFIED}, CAROL: {"ONLY": CODE.NO_OLM}})
+        chosen = recipients(
+            withheld={BOB: {"PHONE": CODE.NO_OLM, "LAPTOP": CODE.UNVERIFIED}, CAROL: {"ONLY": CODE.NO_OLM}}
+        )
+        memory.mark_told(plan(chosen))
         assert memory.told == {name(PHONE), name(CAROLS)}
         memory.forget([name(CAROLS), name(LAPTOP)])
         assert memory.told == {name(PHONE)}
 
     def test_over_a_restart(self) -> None:
-        memory = told(name(LAPTOP), name(PHONE), (CAROL, "a/~ é"))
+        memory = told(name(PHONE), (CAROL, "a/~ é"))
+        memory.mark_told(plan(recipients(PHONE), without_olm=[name(PHONE)], unreachable=[name(PHONE)]))
         kept = json.loads(json.dumps(memory.to_json()))
-        assert kept["told"] == {BOB: ["LAPTOP", "PHONE"], CAROL: ["a/~ é"]}
+        olm_key = sample_curve25519_key(f"{BOB} PHONE 0").to_base64()
+        assert kept["told"] == [
+            {"user_id": BOB, "device_id": "PHONE", "curve25519_key": None},
+            {"user_id": BOB, "device_id": "PHONE", "curve25519_key": olm_key},
+            {"user_id": CAROL, "device_id": "a/~ é", "curve25519_key": None},
+        ]
         assert NoOlmMemory.from_json(kept) == memory
+
+    def test_it_is_written_down_in_order(self) -> None:
+        memory = NoOlmMemory()
+        for curve in range(8):
+            chosen = recipients(device(BOB, "PHONE", curve=curve))
+            memory.mark_told(plan(chosen, without_olm=[name(PHONE)], unreachable=[name(PHONE)]))
+        kept: Any = memory.to_json()["told"]
+        keys = [Curve25519PublicKey.from_base64(each["curve25519_key"]).raw for each in kept]
+        assert keys == sorted(sample_curve25519_key(f"{BOB} PHONE {curve}").raw for curve in range(8))
 
     @pytest.mark.parametrize(
         ("kept", "path"),
         [
             (None, ""),
             ({}, "/version"),
-            ({"version": 2, "told": {}}, "/version"),
+            ({"version": 2, "told": []}, "/version"),
             ({"version": 1}, "/told"),
-            ({"version": 1, "told": []}, "/told"),
-            ({"version": 1, "told": {"bob": ["PHONE"]}}, "/told/bob"),
-            ({"version": 1, "told": {BOB: "PHONE"}}, "/told/@bob:b.example"),
-            ({"version": 1, "told": {BOB: ["PHONE", 5]}}, "/told/@bob:b.example/1"),
-            ({"version": 1, "told": {BOB: ["PHONE", ""]}}, "/told/@bob:b.example/1"),
+            ({"version": 1, "told": {}}, "/told"),
+            ({"version": 1, "told": [TOLD, "PHONE"]}, "/told/1"),
+            ({"version": 1, "told": [{**TOLD, "user_id": "bob"}]}, "/told/0/user_id"),
+            ({"version": 1, "told": [{**TOLD, "user_id": 5}]}, "/told/0/user_id"),
+            ({"version": 1, "told": [TOLD, {**TOLD, "device_id": ""}]}, "/told/1/device_id"),
+            ({"version": 1, "told": [{**TOLD, "curve25519_key": "AAAA"}]}, "/told/0/curve25519_key"),
+            ({"version": 1, "told": [{**TOLD, "curve25519_key": 5}]}, "/told/0/curve25519_key"),
+            ({"version": 1, "told": [{"user_id": BOB, "device_id": "PHONE"}]}, "/told/0/curve25519_key"),
         ],
     )
     def test_what_was_damaged_is_refused(self, kept: Any, path: str) -> None:
@@ -244,7 +285,23 @@ class TestArguments:
     def test_a_refusal_changes_nothing(self) -> None:
         memory = told(name(PHONE))
         codes: Any = {BOB: {"LAPTOP": CODE.NO_OLM, "OTHER": "m.no_olm"}}
-        for call in (lambda: memory.mark_told(codes), lambda: memory.forget([name(PHONE), ("x", "y")])):
+        forged = evolve(plan(recipients()), withheld=codes)
+        for call in (lambda: memory.mark_told(forged), lambda: memory.forget([name(PHONE), ("x", "y")])):
             with pytest.raises(LocalProtocolError):
                 call()
         assert memory.told == {name(PHONE)}
+
+    @pytest.mark.parametrize(
+        ("made", "why"),
+        [
+            (None, (Reason.WRONG_TYPE, "/plan")),
+            ({BOB: {"PHONE": CODE.NO_OLM}}, (Reason.WRONG_TYPE, "/plan")),
+            (object.__new__(SharingPlan), (Reason.INVALID_VALUE, "/plan")),
+            (evolve(plan(recipients()), withheld={BOB: 5}), (Reason.WRONG_TYPE, "/plan/withheld/@bob:b.example")),
+            (evolve(plan(recipients()), claim={"bob": {}}), (Reason.INVALID_IDENTIFIER, "/plan/claim/bob")),
+        ],
+    )
+    def test_what_is_no_plan(self, made: Any, why: tuple[Reason, str]) -> None:
+        with pytest.raises(LocalProtocolError) as caught:
+            NoOlmMemory().mark_told(made)
+        assert (caught.value.reason, caught.value.path) == why
