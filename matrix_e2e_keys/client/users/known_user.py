@@ -6,6 +6,7 @@ Facts:
 
 * A value, and the same whoever made it: devices that signed themselves, an identity that is consistent, and devices
   that are cross-signed by *that* identity. What is restored is verified again; storage is not trusted with that.
+* What stands beside what is signed is anybody's. What is stored of it, canonical JSON can hold.
 * A device that is gone is remembered with its signing key. If its id comes back with another key, that shows.
 * What the user decided about a device belongs to the device's signing key, not to its id.
 """
@@ -26,6 +27,7 @@ from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.cross_signing import CrossSigningKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice, verify_devices
+from matrix_e2e_keys.models.stored_forms import stored_form
 from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 from matrix_e2e_keys.stored import Stored
@@ -155,10 +157,13 @@ class KnownUser:
         )
 
     def to_json(self) -> JsonObject:
-        """Return what has to survive a restart. Everything in it is public but the decisions."""
+        """Return what has to survive a restart. Everything in it is public but the decisions.
+
+        Of what stands beside what is signed, only signatures by users are in it, and the display names of devices.
+        """
         return {
             "user_id": self.user_id,
-            "devices": {device_id: device.keys.to_json() for device_id, device in self.devices.items()},
+            "devices": {device_id: stored_form(device.keys) for device_id, device in self.devices.items()},
             "removed_devices": {device_id: key.to_base64() for device_id, key in self.removed_devices.items()},
             "identity": None if self.identity is None else _identity_to_json(self.identity),
             "pin": self.pin.to_json(),
@@ -248,7 +253,7 @@ def _local_trust(text: str) -> LocalTrust:
 
 def _identity_to_json(identity: UserIdentity) -> JsonObject:
     keys = {name: getattr(identity, name) for name in _IDENTITY_KEYS}
-    return {name: None if key is None else key.to_json() for name, key in keys.items()}
+    return {name: None if key is None else stored_form(key) for name, key in keys.items()}
 
 
 def _restore_identity(stored: Stored, verifier: Verifier) -> UserIdentity:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix_e2e_keys import DeviceKeys, E2EKeysError, LocalProtocolError, Reason, UserIdentity, VerifiedDevice
+from matrix_e2e_keys.canonical_json import encode_canonical_json
 from matrix_e2e_keys.client.users.identity import IdentityPin, IdentityState
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust, check_known_users
 from matrix_e2e_keys.errors import json_pointer
@@ -253,6 +254,45 @@ class TestStoring:
         assert again.identity is not None
         assert again.identity.master_key.signed.signatures == master.signed.signatures
         assert again.devices["PHONE"].keys.untrusted_display_name == "\u202e"
+
+    @pytest.mark.parametrize(
+        "beside",
+        [
+            {"unsigned": {"x": "\ud800"}},
+            {"unsigned": {"x": 1.5, "device_display_name": "\udfff"}},
+            {"unsigned": 2**90},
+            {"signatures": {"@x:y": {"ed25519:\ud800": "b"}}},
+            {"signatures": {"\ud800": {"ed25519:K": "\ud800"}}},
+        ],
+        ids=repr,
+    )
+    def test_whatever_stands_beside_what_is_signed_can_be_written(self, beside: dict[str, Any]) -> None:
+        """Whoever passes keys on can write there what UTF-8 and canonical JSON cannot hold; the state would not save."""
+
+        def with_more(key: Any) -> Any:
+            obj = key.to_json()
+            signatures = {**obj.get("signatures", {}), **beside.get("signatures", {})}
+            return type(key).from_json({**obj, **beside, "signatures": signatures})
+
+        identity = UserIdentity.verify(
+            master_key=with_more(BOB.verified(ALICE.master_key)),
+            self_signing_key=with_more(ALICE.self_signing_key),
+            user_signing_key=with_more(ALICE.user_signing_key),
+        )
+        phone = with_more(PHONE.keys).verify(identity=identity)
+        user = alice(identity=identity, devices={"PHONE": phone})
+        stored = user.to_json()
+        again = KnownUser.from_json(json.loads(json.dumps(stored, ensure_ascii=False, allow_nan=False).encode("utf-8")))
+        assert encode_canonical_json(stored)
+        assert again == user
+        assert again.to_json() == stored
+        assert again.cross_signed_devices == {"PHONE"}
+        assert again.identity is not None
+        signed_by_bob = again.identity.master_key.signed.signatures[BOB.user_id]
+        assert signed_by_bob == identity.master_key.signed.signatures[BOB.user_id]
+        signer = BOB.user_signing_key
+        assert signer.public_key is not None
+        again.identity.master_key.signed.verify(entity=BOB.user_id, key_id=signer.key_name, key=signer.public_key)
 
     def test_what_is_read_is_not_changed(self) -> None:
         stored = copy.deepcopy(STORED)
