@@ -160,9 +160,9 @@ class RoomWriter:
 
     def encrypt(self, payload: MegolmPayload) -> MegolmEncryptedContent:
         """Encrypt for the room whatever it is."""
+        self.session.mark_encrypted(message_index=self.ratchet.message_index, now=NOW)
         ciphertext = self.ratchet.encrypt(payload.encode())
-        self.session.mark_encrypted()
-        return MegolmEncryptedContent.build(session_id=self.ratchet.session_id, ciphertext=ciphertext)
+        return MegolmEncryptedContent.build(session_id=self.ratchet.session_id, ciphertext=ciphertext, relates_to=None)
 
 
 @define(eq=False)
@@ -172,11 +172,13 @@ class RoomReader:
     Attributes:
         olm: the library of the ratchets.
         guard: knows which messages it has seen.
+        known: what it knows of users, as of when it last looked.
         sessions: room and session id to what is remembered of a session, and its ratchet.
     """
 
     olm: Vodozemac
     guard: ReplayGuard = field(factory=ReplayGuard, init=False)
+    known: Mapping[str, KnownUser] = field(factory=dict, init=False)
     sessions: dict[tuple[str, str], tuple[InboundSession, InboundRatchet]] = field(factory=dict, init=False)
 
     def take_key(self, event: DecryptedOlmEvent) -> RoomKeyDecision:
@@ -192,6 +194,7 @@ class RoomReader:
 
     def look_again(self, known: Mapping[str, KnownUser]) -> None:
         """See the makers of all sessions as one sees them now: somebody may be verified by now."""
+        self.known = known
         for lookup_key, (session, ratchet) in self.sessions.items():
             maker = session.sender
             seen = session if maker is None else session.with_sender(reassess_sender(maker, known=known))
@@ -204,7 +207,9 @@ class RoomReader:
     def read_with(self, session: InboundSession, ratchet: InboundRatchet, event: RoomEvent) -> MegolmJudgment:
         """Decrypt a message with a session that may be the right one, and judge it."""
         plaintext, message_index = ratchet.decrypt(open_megolm_event(event).ciphertext)
-        return check_megolm_event(event, plaintext, message_index=message_index, session=session, guard=self.guard)
+        return check_megolm_event(
+            event, plaintext, message_index=message_index, session=session, known=self.known, guard=self.guard
+        )
 
 
 @define(eq=False)

@@ -148,7 +148,7 @@ class Record:
     members: ClassVar[Mapping[str, Member]]
     """The members that the specification names."""
 
-    extra: Mapping[str, Any] = field(factory=dict)
+    extra: Mapping[str, Any] = field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         settle(

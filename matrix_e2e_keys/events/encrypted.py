@@ -299,18 +299,19 @@ class MegolmEncryptedContent(EventContent):
         *,
         session_id: str,
         ciphertext: str,
+        relates_to: Mapping[str, Any] | None,
         sender_key: Curve25519PublicKey | None = None,
         sender_device_id: str | None = None,
-        relates_to: Mapping[str, Any] | None = None,
     ) -> Self:
         """Build a content.
 
         Args:
             session_id: the outbound session.
             ciphertext: what it has encrypted, in unpadded base64.
+            relates_to: ``m.relates_to`` of the content that was encrypted, ``None`` if it has none. It counts here
+                only: without it, an answer or an edit is a message of its own.
             sender_key: one's own Olm identity key. Deprecated; it "SHOULD continue to be sent", for older clients.
             sender_device_id: one's own device id; the same holds.
-            relates_to: ``m.relates_to`` of the content that was encrypted, if there is one.
 
         Raises:
             LocalProtocolError: an argument has the wrong type, or is malformed.

@@ -40,7 +40,8 @@ class FailedCheck(Generic[Check]):
     Attributes:
         check: which one.
         reason: why, for programs.
-        detail: one sentence for people. It quotes no content.
+        detail: one sentence for people. It quotes no secret and no text of a message; a name of a member it may quote,
+            such as one that stands twice in the plaintext.
         path: JSON Pointer into what was judged; the list of the checks says into what.
     """
 
@@ -52,7 +53,7 @@ class FailedCheck(Generic[Check]):
 
 @frozen(kw_only=True)
 class Judgment(Generic[Event, Check]):
-    """What the checks said.
+    """What the checks said. This is what all judgments have in common; each is of a kind of its own.
 
     Attributes:
         event: the event, if it passed all of them.
@@ -67,6 +68,9 @@ class Judgment(Generic[Event, Check]):
     failed: tuple[FailedCheck[Check], ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        if not hasattr(self, "event_kind"):
+            detail = f"{type(self).__name__} does not say what it judges: use one of the judgments that do"
+            raise LocalProtocolError(Reason.WRONG_TYPE, detail)
         if type(self.failed) is not tuple or any(type(check) is not FailedCheck for check in self.failed):
             raise LocalProtocolError(Reason.WRONG_TYPE, "failed must be a tuple of FailedChecks", path="/failed")
         if type(self.event) is not (NoneType if self.failed else self.event_kind):

@@ -78,7 +78,7 @@ class RoomKeyBundleContent(EventContent):
     def build(cls, *, room_id: str, file: EncryptedFile) -> Self:
         """Build a content.
 
-        It "MUST NOT" be sent to a device that its owner has not cross-signed.
+        It "MUST NOT" be sent to a device that its owner has not cross-signed: :meth:`OlmPayload.build` refuses to.
 
         Args:
             room_id: the room.
@@ -161,7 +161,7 @@ class RoomKeyBundle:
     withheld: tuple[RoomKeyWithheldContent, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     unsupported: tuple[Rejection, ...] = ()
-    extra: Mapping[str, Any] = field(factory=dict)
+    extra: Mapping[str, Any] = field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         settle(
@@ -190,7 +190,8 @@ class RoomKeyBundle:
 
         Args:
             room_id: the room.
-            room_keys: the keys to share. Each "MUST" be of a session that is shareable.
+            room_keys: the keys to share. Each "MUST" be of a session that is shareable, which nothing here can tell:
+                :func:`~matrix_e2e_keys.client.receive.history_sharing.build_room_key_bundle` sees to it.
             withheld: the other sessions: see :meth:`RoomKeyWithheldContent.build_for_bundle`.
 
         Raises:

@@ -10,7 +10,8 @@ Facts:
   refused: two readers could take different fields. So is an integer that does not fit into 64 bits.
 * The signing key of a Megolm session is its id, in unpadded base64. So a session key says by itself which session it
   belongs to, and from which message on it opens it.
-* In the session sharing format the whole is signed by that key. In the export format nothing is.
+* In the session sharing format the whole is signed by that key. In the export format nothing is; that the key is a
+  point is checked, since no ratchet takes it otherwise.
 
 No ratchet is turned here, and nothing is decrypted. Session keys are secrets: they appear in no error and no ``repr``.
 """
@@ -26,7 +27,7 @@ from attrs import frozen
 from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.errors import Reason, Refusal, RemoteProtocolError
 from matrix_e2e_keys.events.contents import bytes_of
-from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
+from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey, is_ed25519_point
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM
 
@@ -147,13 +148,16 @@ def read_megolm_session_key(text: str) -> MegolmSessionKey:
         text: the session key in unpadded base64.
 
     Raises:
-        RemoteProtocolError: it is in neither format, or its signature is not good. The text is not quoted.
+        RemoteProtocolError: it is in neither format, its signing key is none, or its signature is not good. The text is
+            not quoted.
     """
     try:
         raw = bytes_of(text, "a session key")
         signature = _session_key_signature(raw)
         signing_key = _key(Ed25519PublicKey, raw[_OPEN_BYTES - _KEY_BYTES : _OPEN_BYTES], "the signing key")
         question = (signing_key.raw, raw[:_OPEN_BYTES], signature or b"")
+        if signature is None and not is_ed25519_point(signing_key.raw):
+            raise Refusal(Reason.NON_CANONICAL_KEY, "the signing key: the Ed25519 key is not a point of its curve")
         if signature is not None and LIBSODIUM.verify_many([question]) != [True]:
             raise Refusal(Reason.INVALID_SIGNATURE, "the session key is not signed by the session's own key")
     except Refusal as refusal:

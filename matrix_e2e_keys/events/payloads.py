@@ -19,10 +19,19 @@ from typing import Any, ClassVar, Final, Self
 
 from attrs import field, frozen
 
+from matrix_e2e_keys import unpadded_base64
 from matrix_e2e_keys.canonical_json import encode_canonical_json
 from matrix_e2e_keys.endpoints.entries import read_device
 from matrix_e2e_keys.endpoints.members import json_object, user_id
-from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, raised_as
+from matrix_e2e_keys.errors import (
+    LocalProtocolError,
+    Reason,
+    Refusal,
+    RemoteProtocolError,
+    printable,
+    quoted,
+    raised_as,
+)
 from matrix_e2e_keys.events.contents import (
     Member,
     Record,
@@ -52,6 +61,7 @@ MSC4147_DEVICE_KEYS: Final = "org.matrix.msc4147.device_keys"
 """What ``sender_device_keys`` was called before version 1.15."""
 
 _ED25519: Final = "ed25519"
+_FOR_CROSS_SIGNED: Final = frozenset({"m.room_key_bundle"})
 
 
 def signing_keys_member() -> Member:
@@ -142,27 +152,36 @@ class OlmPayload(_Payload):
             event_type: the type of the event inside.
             content: its content, which canonical JSON must be able to represent.
             sender: one's own device. Its keys are sent along, with the signatures they have.
-            recipient: the device that it is for.
+            recipient: the device that it is for. Whether its owner has cross-signed it, it has to know: verify it with
+                the owner's identity if it is sent an ``m.room_key_bundle``.
             extra: further members.
 
         Raises:
             LocalProtocolError: an argument has the wrong type; a device does not speak Olm, or it is the same one
-                twice; or what is inside would be encrypted twice, or be a state event.
+                twice; what is inside would be encrypted twice, or be a state event; or it is an ``m.room_key_bundle``,
+                and the owner of the recipient has not cross-signed it (``UNVERIFIED_DEVICE``).
         """
         for name, device in (("sender", sender), ("recipient", recipient)):
             if type(device) is not VerifiedDevice:
                 raise LocalProtocolError(Reason.WRONG_TYPE, "a VerifiedDevice is needed", path=f"/{name}")
-            if device.curve25519_key is None:
-                raise LocalProtocolError(Reason.MISSING_KEY, "the device has no Olm identity key", path=f"/{name}")
+            if not device.supports_olm:
+                raise LocalProtocolError(Reason.MISSING_KEY, "the device does not speak Olm", path=f"/{name}")
         if sender.curve25519_key == recipient.curve25519_key:
             raise LocalProtocolError(
                 Reason.KEY_REUSED, "both devices have the same Olm identity key", path="/recipient"
             )
         _check_inside(event_type)
+        if event_type in _FOR_CROSS_SIGNED and not recipient.is_cross_signed:
+            # "MUST NOT send the m.room.key_bundle message to devices that have not been correctly cross-signed"
+            detail = f"{quoted(event_type)} is only sent to devices that their owner has cross-signed"
+            raise LocalProtocolError(Reason.UNVERIFIED_DEVICE, detail, path="/recipient")
         with raised_as(LocalProtocolError):
             beside = mapping_of(json_object)({} if extra is None else extra, "extra")
             if "state_key" in beside:
                 raise Refusal(Reason.STATE_EVENT, "state events are not encrypted", "extra", "state_key")
+            if MSC4147_DEVICE_KEYS in beside:
+                detail = f"the device keys are sent as {SENDER_DEVICE_KEYS}"
+                raise Refusal(Reason.INVALID_VALUE, detail, "extra", MSC4147_DEVICE_KEYS)
         return cls(
             type=event_type,
             content=content,
@@ -170,7 +189,7 @@ class OlmPayload(_Payload):
             recipient=recipient.user_id,
             recipient_keys=recipient.ed25519_key,
             keys=sender.ed25519_key,
-            sender_device_keys=sent_along(sender.keys),
+            sender_device_keys=sent_along(sender),
             extra=beside,
         )
 
@@ -258,17 +277,29 @@ def _check_inside(event_type: object) -> None:
             raise Refusal(Reason.NESTED_ENCRYPTION, "it would be encrypted twice", "event_type")
 
 
-def sent_along(keys: DeviceKeys) -> DeviceKeys:
-    """Return one's device keys as they are sent along: without what servers have added to them.
+def sent_along(device: VerifiedDevice) -> DeviceKeys:
+    """Return the keys of one's device as they are sent along: without what servers have added to them.
 
-    Of the signatures, those of the owner stay: the device's own, and that of the identity.
+    Of the signatures, the device's own stays, and that of the identity that was found to have signed it. Whatever else
+    a server puts there would travel inside of the encryption. If nobody looked for an identity, everything of the owner
+    stays that may be a signature.
 
     Raises:
-        LocalProtocolError: they are none.
+        LocalProtocolError: it is no VerifiedDevice.
     """
-    with raised_as(LocalProtocolError):
-        _check_device(keys, "keys")
-    obj = keys.to_json()
-    signatures = keys.signed.signatures.get(keys.user_id, {})
+    if type(device) is not VerifiedDevice:
+        raise LocalProtocolError(Reason.WRONG_TYPE, "a VerifiedDevice is needed", path="/device")
+    obj = device.keys.to_json()
+    signatures = device.keys.signed.signatures.get(device.user_id, {})
+    if device.cross_signed_by is None:
+        kept = [name for name, text in signatures.items() if _may_be_signature(name, text)]
+    else:
+        kept = [f"{_ED25519}:{device.device_id}", f"{_ED25519}:{device.cross_signed_by.to_base64()}"]
     obj.pop("unsigned", None)
-    return DeviceKeys.from_json({**obj, "signatures": {keys.user_id: dict(signatures)}})
+    obj["signatures"] = {device.user_id: {name: text for name, text in signatures.items() if name in kept}}
+    return DeviceKeys.from_json(obj)
+
+
+def _may_be_signature(name: str, text: str) -> bool:
+    raw = unpadded_base64.decode(text)
+    return name.startswith(f"{_ED25519}:") and name == printable(name) and raw is not None and len(raw) == 64

@@ -25,11 +25,22 @@ from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import object_in, wrong_type
 from matrix_e2e_keys.outcome import Rejection
 
-__all__ = ["RoomEvent", "ToDeviceEvent", "ToDeviceEvents"]
+__all__ = ["RoomEvent", "ToDeviceEvent", "ToDeviceEvents", "event_id"]
 
 _AN_EVENT: Final = "an event"
 _TO_DEVICE_MEMBER: Final = "to_device"
 _DOCUMENTS: Final = (bytes, bytearray, str)
+
+_MAX_EVENT_ID_BYTES: Final = 255
+
+
+def event_id(value: object, *at: str | int) -> str:
+    """Internal: take an event id. It "MUST NOT exceed 255 bytes"; nothing else is asked of it."""
+    text = some_string(value, *at)
+    if len(text.encode()) > _MAX_EVENT_ID_BYTES:
+        raise Refusal(Reason.INVALID_IDENTIFIER, f"{at[-1]} has at most {_MAX_EVENT_ID_BYTES} bytes", *at)
+    return text
+
 
 _TO_DEVICE: Final[Mapping[str, Member]] = {
     "type": Member(some_string),
@@ -40,7 +51,7 @@ _TO_DEVICE: Final[Mapping[str, Member]] = {
 _ROOM: Final[Mapping[str, Member]] = {
     **_TO_DEVICE,
     "room_id": Member(_room_id),
-    "event_id": Member(some_string),
+    "event_id": Member(event_id),
     "origin_server_ts": Member(count),
     "state_key": Member(opaque_string, is_required=False),
 }
@@ -156,7 +167,7 @@ class RoomEvent(Record):
         sender: who sent it, according to the servers.
         content: the content, as it was received.
         room_id: the room, according to the server that delivered it.
-        event_id: the id of the event.
+        event_id: the id of the event, of at most 255 bytes.
         origin_server_ts: when it was sent, in milliseconds since the epoch, according to the sender's server.
         state_key: what makes it a state event; ``None`` if it is none.
         extra: everything else, ``unsigned`` included.

@@ -8,7 +8,8 @@ Facts:
 * A server takes a transaction id once. Requests that are made anew from the same messages, whatever their order, are
   the same requests with the same ids, so that sending them again does no harm.
 * A whole ``m.room.encrypted`` is its content, and the type ``m.room.encrypted`` beside it: here as the event type, in a
-  room in the path of the request.
+  room in the path of the request. To devices it is encrypted with Olm. A key that stood there in the open, all servers
+  on the way would read.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from matrix_e2e_keys.algorithms import MEGOLM_V1
 from matrix_e2e_keys.endpoints.client_server.send_to_device import SendToDeviceRequest
 from matrix_e2e_keys.endpoints.members import device_id, frozen_map, integer, path_segment, user_id
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted, raised_as
 from matrix_e2e_keys.events.contents import EventContent, callers_own
+from matrix_e2e_keys.events.encrypted import ENCRYPTED, OlmEncryptedContent, read_encrypted_content
 from matrix_e2e_keys.events.to_device_types import ENCRYPTED_ONLY
 
 __all__ = ["MAX_MESSAGES", "to_device_requests"]
@@ -42,7 +45,8 @@ def to_device_requests(
     Args:
         event_type: the type of all the messages.
         messages: user id to device id, or ``*`` for all devices of the user, to content. A content is one of this
-            library, or an object that canonical JSON can represent.
+            library, or an object that canonical JSON can represent. That of an ``m.room.encrypted`` is encrypted with
+            Olm, or with an algorithm that this library does not know.
         txn_id: an id that is not used for anything else, other messages included. The transaction id of each request
             is this one, a dot, and its number from 0 on.
         max_messages: how many messages a request holds at most.
@@ -51,8 +55,9 @@ def to_device_requests(
         The requests, in the order of user ids and device ids. None if there are no messages.
 
     Raises:
-        LocalProtocolError: an argument has the wrong type, or is malformed; a content is of another type of events; or
-            the type is one of those that hold secrets and are only sent inside of an ``m.room.encrypted``.
+        LocalProtocolError: an argument has the wrong type, or is malformed; a content is of another type of events, or
+            of an ``m.room.encrypted`` that is not one to send to devices; or the type is one of those that hold secrets
+            and are only sent inside of an ``m.room.encrypted``.
     """
     with raised_as(LocalProtocolError):
         if path_segment(event_type, "event_type") in ENCRYPTED_ONLY:
@@ -91,8 +96,21 @@ def _written(event_type: str, content: object, *at: str) -> Mapping[str, Any]:
         if content.event_type != event_type:
             detail = f"this is the content of {quoted(content.event_type)}, not of {quoted(event_type)}"
             raise Refusal(Reason.INVALID_VALUE, detail, *at)
-        return content.to_json()
-    return frozen_map(content, *at)
+        written: Mapping[str, Any] = content.to_json()
+    else:
+        written = frozen_map(content, *at)
+    if event_type == ENCRYPTED and type(content) is not OlmEncryptedContent:
+        _check_encrypted(written, *at)
+    return written
+
+
+def _check_encrypted(content: Mapping[str, Any], *at: str) -> None:
+    """Check that a content is one of an ``m.room.encrypted`` that is sent to devices."""
+    if content.get("algorithm") == MEGOLM_V1:
+        detail = f"what is encrypted with {MEGOLM_V1} is sent to rooms, and not to devices"
+        raise Refusal(Reason.WRONG_ALGORITHM, detail, *at, "algorithm")
+    with raised_as(LocalProtocolError, *at):
+        read_encrypted_content(dict(content))
 
 
 def _by_user(messages: list[_Message]) -> dict[str, dict[str, Mapping[str, Any]]]:

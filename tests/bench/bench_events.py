@@ -95,7 +95,7 @@ def main() -> int:
             "origin_server_ts": number,
             "room_id": ROOM,
             "content": MegolmEncryptedContent.build(
-                session_id=megolm.session_id, ciphertext=megolm.encrypt(said).to_base64()
+                session_id=megolm.session_id, ciphertext=megolm.encrypt(said).to_base64(), relates_to=None
             ).to_json(),
         }
         for number in range(options.messages)
@@ -113,7 +113,7 @@ def main() -> int:
         guard = ReplayGuard()
         for number, event in enumerate(read_room_events()):
             open_megolm_event(event)
-            check_megolm_event(event, said, message_index=number, session=inbound, guard=guard).require()
+            check_megolm_event(event, said, message_index=number, session=inbound, known=known, guard=guard).require()
 
     def check_letters() -> None:
         for letter in letters:

@@ -1018,6 +1018,8 @@ def _stored() -> Any:
     alice.machine.signing.verify_user(BOB.user_id, BOB.master_public_key)
     alice.machine.supply.add_one_time_keys({"more": sample_curve25519_key("more")}, signer=ALICE.device_signer("A1"))
     alice.machine.receive_sync(SyncKeys(), since="elsewhere", next_batch="gap", now=0)
+    alice.machine.sessions.renew(BOB.device("B1").verify(), 5)
+    alice.machine._unknown_senders.add(BOB.user_id, sample_curve25519_key("unknown"))
     return alice.store()
 
 
@@ -1064,7 +1066,36 @@ class TestStored:
             KeysUploadRequest,
             SignaturesUploadRequest,
             KeysChangesRequest,
+            KeysClaimRequest,
         }
+
+    def test_who_is_wanted_again_is_the_device_that_is_known(self) -> None:
+        """What is stored of the wish does not tell who has cross-signed the device."""
+        machine = restored(STORED)
+        [claim] = [it for it in [machine.sessions.next_claim(0)] if it is not None]
+        known = machine.users.users[BOB.user_id].devices["B1"]
+        assert known.is_cross_signed
+        assert claim.devices == {BOB.user_id: {"B1": known}}
+
+    def test_so_is_one_of_whose_owner_nothing_is_known(self, settled: Client) -> None:
+        stranger = SampleUser("@carol:c.example").device("C1").verify()
+        known = ALICE.device("A9", cross_signed=False).verify()
+        for device in (stranger, known):
+            assert settled.machine.sessions.renew(device, 0)
+        settled.restart()
+        assert settled.machine.sessions.wanted == {(stranger.user_id, "C1"), (ALICE.user_id, "A9")}
+
+    def test_it_signed_itself_according_to_the_verifier_of_the_machine(self, settled: Client) -> None:
+        stranger = SampleUser("@carol:c.example").device("C1").verify()
+
+        class NotTheStranger:
+            def verify_many(self, checks: Any) -> list[bool]:
+                return [key != stranger.ed25519_key.raw for key, _, _ in checks]
+
+        settled.machine.sessions.renew(stranger, 0)
+        with pytest.raises(LocalProtocolError) as caught:
+            KeyMachine.from_json(settled.machine.to_json(), signer=SIGNER, verifier=NotTheStranger())
+        assert caught.value.path.startswith("/sessions/renewals/0")
 
     def test_a_set_up_that_comes_back_is_stored(self, settled: Client) -> None:
         settled.machine.start_bootstrap(secrets_of(ALICE))
@@ -1129,6 +1160,12 @@ class TestStored:
             (("supply", "device_id"), "A2", "/supply"),
             (("supply", "version"), 5, "/supply/version"),
             (("sessions", "used"), [5], "/sessions/used/0"),
+            (("sessions", "renewals"), [5], "/sessions/renewals/0"),
+            (("unknown_senders",), None, "/unknown_senders"),
+            (("unknown_senders", BOB.user_id), {}, "/unknown_senders/@bob:b.example"),
+            (("unknown_senders", BOB.user_id), ["A"], "/unknown_senders/@bob:b.example/0"),
+            (("unknown_senders", BOB.user_id), [5], "/unknown_senders/@bob:b.example/0"),
+            (("unknown_senders", "bob"), [], "/unknown_senders/bob"),
             (("signatures",), [], "/signatures"),
             (("signatures", "signatures"), 5, "/signatures/signatures"),
             (("bootstrap",), 5, "/bootstrap"),

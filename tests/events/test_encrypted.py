@@ -480,7 +480,7 @@ class TestMegolm:
         inbound = vodozemac.InboundGroupSession(session.session_key)
         for index in range(3):
             built = MegolmEncryptedContent.build(
-                session_id=session.session_id, ciphertext=session.encrypt(b"{}").to_base64()
+                session_id=session.session_id, ciphertext=session.encrypt(b"{}").to_base64(), relates_to=None
             )
             assert built.message_index == index
             arrived = read_encrypted_content(json.loads(json.dumps(built.to_json())))
@@ -564,7 +564,7 @@ class TestMegolm:
         ],
     )
     def test_what_cannot_be_built(self, arguments: dict[str, Any], path: str, reason: Reason) -> None:
-        good = {"session_id": "s", "ciphertext": GROUP_MESSAGE}
+        good = {"session_id": "s", "ciphertext": GROUP_MESSAGE, "relates_to": None}
         make = lambda: MegolmEncryptedContent.build(**{**good, **arguments})  # noqa: E731
         assert refusal(make, LocalProtocolError) == (path, reason)
 
@@ -634,7 +634,7 @@ class TestAnything:
         names = ("algorithm", "session_id", "ciphertext", "untrusted_sender_key", "untrusted_device_id", "relates_to")
         for name in (*names, "extra"):
             assert only_own_errors(lambda value, name=name: evolve(contents[1], **{name: value})) > 20
-        good = {"session_id": "s", "ciphertext": GROUP_MESSAGE}
+        good = {"session_id": "s", "ciphertext": GROUP_MESSAGE, "relates_to": None}
         for name in ("session_id", "ciphertext", "sender_key", "sender_device_id", "relates_to"):
             build = lambda value, name=name: MegolmEncryptedContent.build(**{**good, name: value})  # noqa: E731
             assert only_own_errors(build) > 20

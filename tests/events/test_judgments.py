@@ -57,6 +57,12 @@ class TestJudgment:
             with pytest.raises(LocalProtocolError, match="EventJudgment"):
                 bool(judgment)
 
+    @pytest.mark.parametrize("arguments", [{"event": None}, {"event": Event(1)}, {"event": None, "failed": (FAILED,)}])
+    def test_what_all_have_in_common_judges_nothing(self, arguments: Any) -> None:
+        with pytest.raises(LocalProtocolError, match="Judgment does not say what it judges") as error:
+            Judgment(**arguments)
+        assert error.value.reason is Reason.WRONG_TYPE
+
     @pytest.mark.parametrize(
         ("arguments", "path"),
         [

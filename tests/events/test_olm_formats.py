@@ -323,6 +323,24 @@ class TestSessionKeys:
             assert not key.is_signed
             assert key.text == exported.to_base64()
 
+    def test_an_exported_key_has_a_point_as_its_signing_key(self) -> None:
+        """What a ratchet takes is read, and what is read a ratchet takes: nothing is signed that could show it."""
+        exported = vodozemac.InboundGroupSession(group_session().session_key).export_at(0)
+        assert exported is not None
+        data = raw(exported.to_base64())
+        points = 0
+        for number in range(2, 34):
+            text = base64(data[:-32] + bytes([number]) + bytes(31))
+            try:
+                vodozemac.InboundGroupSession.import_session(vodozemac.ExportedSessionKey(text))
+            except vodozemac.SessionKeyDecodeException:
+                read = lambda text=text: read_megolm_session_key(text)  # noqa: E731
+                assert refusal(read, RemoteProtocolError) == ("", R.NON_CANONICAL_KEY)
+            else:
+                points += 1
+                assert read_megolm_session_key(text).first_index == 0
+        assert 5 < points < 27
+
     def test_padding_does_not_matter(self) -> None:
         text = group_session().session_key.to_base64()
         assert read_megolm_session_key(text + "=" * (-len(text) % 4)) == read_megolm_session_key(text)

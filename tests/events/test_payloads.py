@@ -26,6 +26,7 @@ from matrix_e2e_keys.events.payloads import (
 )
 from matrix_e2e_keys.keys import Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
+from matrix_e2e_keys.models.user_identity import UserIdentity
 from matrix_e2e_keys.signing.signers import VodozemacSigner, sign_json
 from matrix_e2e_keys.testing.samples import SampleUser, sample_curve25519_key, sample_secret_key
 
@@ -123,13 +124,47 @@ class TestOlm:
         obj = {**PHONE.keys.to_json(), "unsigned": {"device_display_name": "x"}}
         sent = payload(sender=DeviceKeys.from_json(obj).verify()).to_json()[SENDER_DEVICE_KEYS]
         assert sent == PHONE.keys.to_json()
-        assert sent_along(PHONE.keys) == PHONE.keys
+        assert sent_along(PHONE).to_json() == PHONE.keys.to_json()
         signed = sign_json(PHONE.keys.to_json(), entity="a.example", signer=sample_secret_key("a").signer("ed25519:1"))
-        assert sent_along(DeviceKeys.from_json(signed)).to_json() == PHONE.keys.to_json()
-        unsigned = {**PHONE.keys.to_json(), "signatures": {}}
-        assert sent_along(DeviceKeys.from_json(unsigned)).to_json()["signatures"] == {ALICE.user_id: {}}
-        assert refusal(lambda: sent_along(PHONE), LocalProtocolError) == (  # type: ignore[arg-type]
-            "/keys",
+        assert sent_along(DeviceKeys.from_json(signed).verify()).to_json() == PHONE.keys.to_json()
+
+    def test_nothing_but_signatures_goes_along(self) -> None:
+        """A server could otherwise mark what a device says, or make it unspeakable."""
+        obj = PHONE.keys.to_json()
+        good = obj["signatures"][ALICE.user_id]
+        padded = next(iter(good.values())) + "=="
+        tags = {"tracker": "id", "ed25519:tracker": "id", "ed25519:\ud800": padded, "ed25519:OTHER": padded}
+        marked = DeviceKeys.from_json({**obj, "signatures": {ALICE.user_id: {**good, **tags}, "@x:y": dict(good)}})
+        unseen = sent_along(marked.verify()).to_json()["signatures"]
+        assert unseen == {ALICE.user_id: {**good, "ed25519:OTHER": padded}}
+        identity = UserIdentity.verify(
+            master_key=ALICE.master_key,
+            self_signing_key=ALICE.self_signing_key,
+            user_signing_key=ALICE.user_signing_key,
+        )
+        device = marked.verify(identity=identity)
+        assert device.is_cross_signed
+        assert sent_along(device).to_json()["signatures"] == {ALICE.user_id: good}
+        assert len(good) == 2
+
+    def test_a_device_that_has_the_key_and_names_no_algorithm(self) -> None:
+        obj = {**PHONE.keys.to_json(), "algorithms": []}
+        mute = DeviceKeys.from_json(
+            sign_json({**obj, "signatures": {}}, entity=ALICE.user_id, signer=ALICE.device_signer(PHONE.device_id))
+        ).verify()
+        assert refusal(lambda: payload(sender=mute), LocalProtocolError) == ("/sender", R.MISSING_KEY)
+        assert refusal(lambda: payload(recipient=mute), LocalProtocolError) == ("/recipient", R.MISSING_KEY)
+
+    def test_device_keys_have_one_name(self) -> None:
+        extra = {MSC4147_DEVICE_KEYS: PHONE.keys.to_json()}
+        assert refusal(lambda: payload(extra=extra), LocalProtocolError) == (
+            f"/extra/{MSC4147_DEVICE_KEYS}",
+            R.INVALID_VALUE,
+        )
+
+    def test_what_is_no_device_does_not_go_along(self) -> None:
+        assert refusal(lambda: sent_along(PHONE.keys), LocalProtocolError) == (  # type: ignore[arg-type]
+            "/device",
             R.WRONG_TYPE,
         )
 
@@ -281,6 +316,20 @@ class TestOlm:
         member = signing_keys_member()
         assert member.write(member.read({"ed25519": key.to_base64()}, "keys")) == {"ed25519": key.to_base64()}
         assert type(member.check(key, "keys")) is Ed25519PublicKey
+
+
+class TestHistory:
+    def test_a_bundle_goes_to_no_device_that_is_not_cross_signed(self) -> None:
+        """ "due to the risk of sharing significant amounts of encrypted content with an attacker-controlled device" """
+        found = refusal(lambda: payload(event_type="m.room_key_bundle"), LocalProtocolError)
+        assert found == ("/recipient", R.UNVERIFIED_DEVICE)
+        identity = UserIdentity.verify(master_key=BOB.master_key, self_signing_key=BOB.self_signing_key)
+        signed = BOB.device("LAPTOP").verify(identity=identity)
+        assert signed.is_cross_signed
+        assert payload(event_type="m.room_key_bundle", recipient=signed).type == "m.room_key_bundle"
+        unsigned = BOB.device("OTHER", cross_signed=False).verify(identity=identity)
+        found = refusal(lambda: payload(event_type="m.room_key_bundle", recipient=unsigned), LocalProtocolError)
+        assert found == ("/recipient", R.UNVERIFIED_DEVICE)
 
 
 class TestMegolm:

@@ -47,6 +47,7 @@ class TestToDeviceEvent:
     def test_the_content_is_not_shown(self) -> None:
         event = ToDeviceEvent.from_json({**TO_DEVICE, "content": {"secret": "tell-nobody"}})
         assert "nobody" not in repr(event)
+        assert "nobody" not in f"{event.content!r} {event.content}"
         assert "nobody" not in repr(RoomEvent.from_json({**IN_ROOM, "content": {"a": "nobody"}}, room_id=ROOM))
 
     @pytest.mark.parametrize(
@@ -223,6 +224,8 @@ class TestRoomEvent:
         [
             ({"event_id": ""}, "/event_id", R.INVALID_VALUE),
             ({"event_id": None}, "/event_id", R.WRONG_TYPE),
+            ({"event_id": "$" + "x" * 255}, "/event_id", R.INVALID_IDENTIFIER),
+            ({"event_id": "$" + "é" * 128}, "/event_id", R.INVALID_IDENTIFIER),
             ({"origin_server_ts": -1}, "/origin_server_ts", R.INVALID_VALUE),
             ({"origin_server_ts": True}, "/origin_server_ts", R.WRONG_TYPE),
             ({"origin_server_ts": 1.0}, "/origin_server_ts", R.WRONG_TYPE),

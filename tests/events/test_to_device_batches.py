@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import vodozemac
 from hypothesis import given
 from hypothesis import strategies as st
 
 from events.odd_values import HalfHostile, Hostile, Names, Number, Text, only_own_errors, refusal
 from events.vodozemac_world import curve25519_of, olm_talk
 from json_strategies import modest
+from matrix_e2e_keys.algorithms import OLM_V1
 from matrix_e2e_keys.endpoints.client_server.send_to_device import SendToDeviceRequest
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 from matrix_e2e_keys.events.contents import EventContent
-from matrix_e2e_keys.events.encrypted import ENCRYPTED, OlmEncryptedContent
+from matrix_e2e_keys.events.encrypted import ENCRYPTED, MegolmEncryptedContent, OlmEncryptedContent
+from matrix_e2e_keys.events.room_keys import RoomKeyContent
 from matrix_e2e_keys.events.to_device_batches import MAX_MESSAGES, to_device_requests
 from matrix_e2e_keys.events.to_device_types import ENCRYPTED_ONLY
 from matrix_e2e_keys.outcome import Rejection
@@ -25,6 +29,12 @@ TALK = olm_talk()
 CONTENT = OlmEncryptedContent.build(
     sender_key=curve25519_of(TALK.alice), messages={curve25519_of(TALK.bob): TALK.pre_key}
 )
+
+GROUP = vodozemac.GroupSession()
+MEGOLM = MegolmEncryptedContent.build(
+    session_id=GROUP.session_id, ciphertext=GROUP.encrypt(b"x").to_base64(), relates_to=None
+)
+ROOM_KEY = RoomKeyContent.build(room_id="!r:a.b", session_key=GROUP.session_key.to_base64(), shared_history=False)
 
 
 def requests(messages: Any, **arguments: Any) -> tuple[SendToDeviceRequest, ...]:
@@ -223,6 +233,34 @@ class TestWhatIsRefused:
     def test_a_secret_is_not_sent_in_the_open(self, event_type: str) -> None:
         make = lambda: requests({"@a:b": {"D": {"session_key": "x"}}}, event_type=event_type)  # noqa: E731
         assert refusal(make, LocalProtocolError) == ("/event_type", R.NOT_ENCRYPTED)
+
+    @pytest.mark.parametrize(
+        ("content", "path", "reason"),
+        [
+            (ROOM_KEY.to_json(), "/algorithm", R.WRONG_ALGORITHM),
+            (MEGOLM, "/algorithm", R.WRONG_ALGORITHM),
+            (Names(MEGOLM.to_json()), "/algorithm", R.WRONG_ALGORITHM),
+            ({}, "", R.MISSING_MEMBER),
+            ({"algorithm": 5}, "/algorithm", R.WRONG_TYPE),
+            ({"algorithm": "m.new", "x": b""}, "/x", R.NOT_A_JSON_VALUE),
+            ({"algorithm": OLM_V1}, "", R.MISSING_MEMBER),
+            ({**CONTENT.to_json(), "sender_key": "x"}, "/sender_key", R.INVALID_BASE64),
+            (ROOM_KEY, "", R.INVALID_VALUE),
+        ],
+        ids=itertools.count(),
+    )
+    def test_what_is_not_encrypted_for_devices_is_not_sent_as_if_it_were(
+        self, content: Any, path: str, reason: Reason
+    ) -> None:
+        make = lambda: requests({"@a:b": {"C": CONTENT, "a/b": content}}, event_type=ENCRYPTED)  # noqa: E731
+        assert refusal(make, LocalProtocolError) == ("/messages/@a:b/a~1b" + path, reason)
+
+    @pytest.mark.parametrize(
+        "content", [CONTENT, CONTENT.to_json(), {"algorithm": "m.new", "ciphertext": 5}], ids=itertools.count()
+    )
+    def test_what_is_encrypted_is_sent(self, content: Any) -> None:
+        made = requests({"@a:b": {"D": content}}, event_type=ENCRYPTED)
+        assert all_of(made) == [("@a:b", "D", content if type(content) is dict else content.to_json())]
 
     def test_what_a_content_of_the_caller_raises(self) -> None:
         class Own(EventContent):

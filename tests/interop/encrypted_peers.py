@@ -8,7 +8,7 @@ homeserver would tell it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from interop.olm_machine import MakeOlmMachine, OlmMachine, OlmReceived, OlmRequest, OlmRoomEvent
@@ -264,10 +264,12 @@ class RoomReader:
     """The Megolm sessions of others, and what this library remembers of them.
 
     Attributes:
+        known: returns what is known of users.
         sessions: session id to what is remembered of the session.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Callable[[], Mapping[str, KnownUser]] = dict) -> None:
+        self.known = known
         self.sessions: dict[str, InboundSession] = {}
         self._ratchets: dict[str, InboundRatchet] = {}
         self._guard = ReplayGuard()
@@ -305,7 +307,9 @@ class RoomReader:
         if session is None:
             return None
         plaintext, index = self._ratchets[session.session_id].decrypt(content.ciphertext)
-        return check_megolm_event(event, plaintext, message_index=index, session=session, guard=self._guard)
+        return check_megolm_event(
+            event, plaintext, message_index=index, session=session, known=self.known(), guard=self._guard
+        )
 
 
 class OurDevice(Ratchets):
@@ -323,7 +327,7 @@ class OurDevice(Ratchets):
         super().__init__(self.person.account, self.person.device_keys().verify())
         self.known: dict[str, KnownUser] = {}
         self.published: list[Curve25519PublicKey] = []
-        self.rooms = RoomReader()
+        self.rooms = RoomReader(lambda: self.known)
 
     def one_time_key(self) -> OneTimeKey:
         """Return a fresh one-time key to give away."""

@@ -150,8 +150,8 @@ class OurSide(Device):
         """Say something in the room; return the id of the event."""
         ratchet, session = self._session(room_id, members)
         self._share_key(ratchet, session, members)
+        session.mark_encrypted(message_index=ratchet.message_index, now=self.now)
         content = ratchet.encrypt(MESSAGE, text_message(body), named_sender=self.machine.device)
-        session.mark_encrypted()
         return self.client.say(room_id, content.to_json())
 
     def _session(self, room_id: str, members: list[str]) -> tuple[OutboundRatchet, OutboundSession]:
@@ -163,6 +163,7 @@ class OurSide(Device):
                 visibility=self.visibility,
                 members=members,
                 recipients=self.machine.devices_for(members, RecipientPolicy.ALL_DEVICES),
+                message_index=self._outbound[0].message_index,
                 now=self.now,
             )
             if not reasons:
@@ -198,7 +199,7 @@ class OurSide(Device):
         session.confirm_sharing((it.user_id, it.device_id) for it in devices)
         self._send(RoomKeyWithheldContent.event_type, plan.withheld_contents(self.curve25519_key))
         session.mark_told(plan.withheld)
-        self.memory.mark_told(plan.withheld)
+        self.memory.mark_told(plan)
 
     def _plan(self, session: OutboundSession, members: list[str]) -> SharingPlan:
         recipients = self.machine.devices_for(members, RecipientPolicy.ALL_DEVICES)

@@ -479,7 +479,7 @@ def test_what_we_refuse_of_a_room_an_olm_machine_refuses(new_olm_machine: MakeOl
     plaintext = encode_canonical_json({name: value for name, value in payload.items() if value is not ...})
     event = {**room_event(OUR_USER, ratchet.encrypt_text(plaintext)), "room_id": row.room_id}
     judgment = check_megolm_event(
-        RoomEvent.from_json(event), plaintext, message_index=0, session=session, guard=ReplayGuard()
+        RoomEvent.from_json(event), plaintext, message_index=0, session=session, known={}, guard=ReplayGuard()
     )
 
     assert tuple(it.check for it in judgment.failed) == row.failed

@@ -524,7 +524,8 @@ def test_an_olm_machine_reads_history_with_our_bundle(acquainted: Pair) -> None:
     made = theirs.machine.call("encrypt_file", text=bundle.encode().decode())
     content = RoomKeyBundleContent.build(room_id=ROOM, file=announced(made).file)
     ours.open_session(theirs.device, theirs.next_one_time_key())
-    assert theirs.receive(ours.write(content, theirs.device)).outcome == "Decrypted"
+    cross_signed = ours.known[THEIR_USER].devices[theirs.device.device_id]  # it is sent to no other
+    assert theirs.receive(ours.write(content, cross_signed)).outcome == "Decrypted"
     taken = theirs.machine.call("receive_room_key_bundle", room_id=ROOM, user_id=OUR_USER, file=made["file"])
 
     read = theirs.machine.decrypt_room_event(ROOM, said)

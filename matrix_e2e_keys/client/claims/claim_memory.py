@@ -1,4 +1,4 @@
-"""What has to be remembered of claims over a restart: which keys were handed out, and when sessions were begun.
+"""What has to be remembered of claims over a restart: keys that were handed out, sessions begun, sessions to renew.
 
 Specification: client-server API, "Claiming one-time keys", "Recovering from undecryptable messages".
 
@@ -7,22 +7,29 @@ Facts:
 * A one-time key is handed out once. The newest 10,000 are remembered. Fallback keys may come again, and are not.
 * A session with a device is begun when a key for it is handed out, or when somebody decides to replace the one there
   is. After an hour it does not matter any more.
+* That a session is to be replaced, nobody else remembers: what has shown that it is broken, a message that it did not
+  open, is gone. So such devices are stored, with their keys, until there is another session.
 * The clock may have been set back since: what lies less than an hour ahead counts as what lies that far behind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field
 
+from matrix_e2e_keys.errors import Reason, Refusal, quoted
 from matrix_e2e_keys.identifiers import DeviceId, UserId, parse_device_id, parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject, JsonValue
 from matrix_e2e_keys.keys import Curve25519PublicKey
+from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
+from matrix_e2e_keys.models.stored_forms import stored_form
+from matrix_e2e_keys.signing.verifiers import Verifier
 from matrix_e2e_keys.stored import Stored
 
-__all__ = ["ClaimMemory", "DeviceName"]
+__all__ = ["ClaimMemory", "DeviceName", "renewals_to_json", "restore_renewals"]
 
 _MAX_USED: Final = 10_000
 _HOUR_MS: Final = 3_600_000
@@ -59,6 +66,10 @@ class ClaimMemory:
         """Note that a session with a device is begun."""
         self._begun[name] = now
 
+    def withdraw(self, name: DeviceName) -> None:
+        """Note that the session with a device that was begun last was never made."""
+        self._begun.pop(name, None)
+
     def has_begun(self, name: DeviceName, now: int) -> bool:
         """Tell whether a session with a device was begun within an hour."""
         begun = self._begun.get(name)
@@ -94,3 +105,28 @@ class ClaimMemory:
                 with stored.reading("begun", user, device):
                     memory.begin((user_id, parse_device_id(device)), moment)
         return memory
+
+
+def renewals_to_json(devices: Iterable[VerifiedDevice]) -> list[JsonValue]:
+    """Return the devices with which sessions are to be renewed, for what is stored."""
+    return [stored_form(device.keys) for device in devices]
+
+
+def restore_renewals(stored: Stored, name: str, verifier: Verifier) -> list[VerifiedDevice]:
+    """Restore the list ``name`` that :func:`renewals_to_json` returned. Their signatures are checked again.
+
+    Which identity has signed them is not known here.
+
+    Raises:
+        LocalProtocolError: it is not that.
+    """
+    devices: dict[DeviceName, VerifiedDevice] = {}
+    for place, obj in enumerate(stored.values(name, dict)):
+        with stored.reading(name, str(place)):
+            device = DeviceKeys.from_json(obj).verify(verifier=verifier)
+            if not device.supports_olm:
+                raise Refusal(Reason.MISSING_KEY, f"there is no session with {device!r}, which does not support Olm")
+            if devices.setdefault((device.user_id, device.device_id), device) is not device:
+                detail = f"the session with {quoted(device.device_id)} is to be renewed twice"
+                raise Refusal(Reason.DUPLICATE_MEMBER, detail)
+    return list(devices.values())

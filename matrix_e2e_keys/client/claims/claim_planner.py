@@ -13,6 +13,8 @@ Facts:
   costs nobody but itself anything. So does a device about which the answer says nothing.
 * "Clients should not create a new session with another device if it has already created one for that given device in
   the past 1 hour": otherwise a device can empty the stock of its keys, and keep one busy, by sending garbage.
+* That a session is missing, the caller sees. That one is broken, nobody sees any more once the message is gone that it
+  did not open: until it is renewed, this is remembered over a restart.
 
 Nothing is sent here, and no session is opened. :meth:`ClaimPlanner.next_claim` says what to ask; the caller asks, has
 the answer judged by :func:`~matrix_e2e_keys.check_claim`, hands over the result, and says what came of each key. The
@@ -29,7 +31,7 @@ from attrs import define, field, frozen
 from matrix_e2e_keys.back_off import BatchSize, check_now, granted
 from matrix_e2e_keys.client.claims.claim import ClaimResult
 from matrix_e2e_keys.client.claims.claim_delays import ClaimDelays
-from matrix_e2e_keys.client.claims.claim_memory import ClaimMemory, DeviceName
+from matrix_e2e_keys.client.claims.claim_memory import ClaimMemory, DeviceName, renewals_to_json, restore_renewals
 from matrix_e2e_keys.endpoints.client_server.keys_claim import KeysClaimRequest
 from matrix_e2e_keys.endpoints.members import count
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, json_pointer, raised_as
@@ -38,11 +40,13 @@ from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.models.one_time_keys import VerifiedOneTimeKey
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier, check_verifier
 from matrix_e2e_keys.stored import Stored
 
 __all__ = ["ClaimPlanner", "OutgoingClaim"]
 
 _VERSION: Final = 1
+_RENEWALS: Final = "renewals"
 _MAX_DEVICES: Final = 500
 _TIMEOUT_MS: Final = 10_000
 
@@ -72,6 +76,10 @@ class _Wanted:
     """Whether there is a key of which nothing was said yet."""
     has_failed: bool = False
     """Whether the last answer gave no key for it, or nothing came of that key."""
+    is_renewal: bool = False
+    """Whether the session that there is, if there is one, is broken."""
+    is_only_planned: bool = False
+    """Whether its hour began when it was to be renewed, and no key was handed out since."""
 
 
 @define(kw_only=True)
@@ -140,7 +148,8 @@ class ClaimPlanner:
     def unwant(self, names: Iterable[tuple[str, str]]) -> None:
         """Note that sessions with some devices are not needed any more, or that the devices are gone.
 
-        A key that is in flight will not be handed out. One that was, is settled.
+        A key that is in flight will not be handed out. One that was, is settled. If a session was to be renewed, and no
+        key was handed out, :meth:`renew` need not wait: nothing was begun.
 
         Args:
             names: user id and device id of each. Those that are not wanted are not of interest.
@@ -149,6 +158,9 @@ class ClaimPlanner:
             LocalProtocolError: one of them is not a pair of strings; then nothing is changed.
         """
         for name in _checked_names(names):
+            wanted = self._wanted.get(name)
+            if wanted is not None and wanted.is_only_planned:
+                self._memory.withdraw(name)
             self._forget(name)
 
     def _forget(self, name: DeviceName) -> None:
@@ -160,6 +172,9 @@ class ClaimPlanner:
 
         It is not, if within the last hour a key for the device was handed out or a session with it was renewed; if the
         device is wanted anyway; and if it does not support Olm.
+
+        Other than with :meth:`want`, the device is wanted after a restart as well, until a session with it is opened:
+        see :meth:`session_opened`. So is one that was wanted anyway.
 
         Args:
             device: the device.
@@ -173,11 +188,17 @@ class ClaimPlanner:
             LocalProtocolError: an argument has the wrong type.
         """
         device, now = _checked(device), check_now(now)
-        name = _name_of(device)
-        if not device.supports_olm or self._find(device) is not None or self._memory.has_begun(name, now):
+        if not device.supports_olm:
+            return False
+        name, wanted = _name_of(device), self._find(device)
+        if wanted is not None:
+            wanted.is_renewal = True
+            return False
+        if self._memory.has_begun(name, now):
             return False
         self._memory.begin(name, now)
-        self._want(device)
+        self._forget(name)
+        self._wanted[name] = _Wanted(device, is_renewal=True, is_only_planned=True)
         return True
 
     def _find(self, device: VerifiedDevice) -> _Wanted | None:
@@ -291,7 +312,7 @@ class ClaimPlanner:
                 continue
             key = result.keys.accepted.get(user_id, {}).get(device_id)
             if key is not None and _has_keys_of(key.device, device) and self._memory.use(key):
-                wanted.is_handed_out = True
+                wanted.is_handed_out, wanted.is_only_planned = True, False
                 self._memory.begin(name, now)
                 keys.setdefault(user_id, {})[device_id] = key
                 continue
@@ -349,24 +370,35 @@ class ClaimPlanner:
     # ----------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> JsonObject:
-        """Return what has to survive a restart: which one-time keys were handed out, and when sessions were begun.
+        """Return what has to survive a restart: keys that were handed out, when sessions were begun, whose are broken.
 
-        Who is wanted, claims in flight and delays do not survive: want again those with whom you have no session. Store
-        it together with the sessions, before anything is sent in them.
+        Who else is wanted, claims in flight and delays do not survive: want again those with whom you have no session.
+        Store it together with the sessions, before anything is sent in them.
         """
-        return {"version": _VERSION, **self._memory.to_json()}
+        renewals = renewals_to_json(wanted.device for wanted in self._wanted.values() if wanted.is_renewal)
+        return {"version": _VERSION, **self._memory.to_json(), _RENEWALS: renewals}
 
     @classmethod
-    def from_json(cls, obj: object) -> ClaimPlanner:
+    def from_json(cls, obj: object, *, verifier: Verifier = LIBSODIUM) -> ClaimPlanner:
         """Restore a planner.
 
+        Devices whose session is to be renewed are wanted. Whether their owner has cross-signed them is not known before
+        they are wanted again, as the devices that are known.
+
+        Args:
+            obj: what :meth:`to_json` returned.
+            verifier: who checks that those devices signed themselves.
+
         Raises:
-            LocalProtocolError: it is not what :meth:`to_json` returned.
+            LocalProtocolError: it is not what :meth:`to_json` returned, or the verifier is none.
         """
+        check_verifier(verifier)
         stored = Stored(obj)
         stored.require_version(_VERSION)
         planner = cls()
         planner._memory = ClaimMemory.from_stored(stored)
+        for device in restore_renewals(stored, _RENEWALS, verifier):
+            planner._wanted[_name_of(device)] = _Wanted(device, is_renewal=True)
         return planner
 
 

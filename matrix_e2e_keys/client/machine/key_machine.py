@@ -46,9 +46,10 @@ from matrix_e2e_keys.client.cross_signing.own_signing import OwnSigning
 from matrix_e2e_keys.client.cross_signing.secrets import CrossSigningSecrets
 from matrix_e2e_keys.client.cross_signing.served import SignatureConfirmation
 from matrix_e2e_keys.client.machine.exchange import Exchange, Question, wait
-from matrix_e2e_keys.client.machine.olm_messages import own_as_served, used_key
+from matrix_e2e_keys.client.machine.olm_messages import check_may_have, other_sender_key, own_as_served, used_key
 from matrix_e2e_keys.client.machine.own_uploads import OwnUploads
 from matrix_e2e_keys.client.machine.stored_machine import VERSION, checked_policy, restore_parts
+from matrix_e2e_keys.client.machine.unknown_senders import UnknownSenders
 from matrix_e2e_keys.client.machine.values import MachineResponse, OutgoingRequest, Received, ReceivedOlmEvent
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, OutgoingQuery
 from matrix_e2e_keys.client.queries.known_users import KnownUsers
@@ -101,6 +102,8 @@ class KeyMachine(metaclass=Sealed):
     _uploads: OwnUploads = field(repr=False)
     _exchange: Exchange = field(repr=False)
     _delays: BackOff = field(factory=BackOff, init=False, repr=False)
+    _strangers: BackOff = field(factory=BackOff, init=False, repr=False)
+    _unknown_senders: UnknownSenders = field(factory=UnknownSenders, init=False, repr=False)
 
     @classmethod
     def create(
@@ -257,10 +260,16 @@ class KeyMachine(metaclass=Sealed):
             recipient: the device that it is for.
 
         Raises:
-            LocalProtocolError: see :meth:`OlmPayload.build`.
+            LocalProtocolError: see :meth:`OlmPayload.build`. Or it is an ``m.secret.send``, and the recipient is
+                another user's (``NOT_OWN_USER``), or is not known with these keys as a verified device of one's own
+                (``UNVERIFIED_DEVICE``). Or it is an ``m.room_key_bundle``, and the recipient is not known with these
+                keys as a device that is signed by an identity that has not changed (``UNVERIFIED_DEVICE``).
         """
-        sender = own_as_served(self.device, self.users.users.get(self.device.user_id))
-        return OlmPayload.build(event_type=event_type, content=content, sender=sender, recipient=recipient)
+        users = self.users.users
+        sender = own_as_served(self.device, users.get(self.device.user_id))
+        payload = OlmPayload.build(event_type=event_type, content=content, sender=sender, recipient=recipient)
+        check_may_have(payload.type, recipient, own_user_id=self.device.user_id, owner=users.get(recipient.user_id))
+        return payload
 
     def receive_olm_event(self, event: ToDeviceEvent, plaintext: bytes, now: int) -> ReceivedOlmEvent:
         """Take over what a ratchet has decrypted: judge it, and note what it tells about keys.
@@ -282,8 +291,59 @@ class KeyMachine(metaclass=Sealed):
         used = used_key(event, self.device)
         key_use = None if used is None else self.supply.receive_use(used, now)
         if judgment.event is not None and judgment.event.sender.trust is SenderTrust.UNKNOWN_DEVICE:
-            self.lists.mark_outdated([judgment.event.sender.user_id])
+            self._look_for(judgment.event.sender.user_id, now)
         return ReceivedOlmEvent(judgment=judgment, key_use=key_use)
+
+    def receive_undecryptable(self, event: ToDeviceEvent, now: int) -> bool:
+        """Take over that a ratchet could not decrypt a message: the session with its sender is broken.
+
+        A new one is wanted then, at most once an hour; see :meth:`ClaimPlanner.renew`. Its key comes in
+        :attr:`Received.sessions`, as any other: open the session, and send an ``m.dummy`` through it if there is
+        nothing else to send, so that the other device knows of it. What was lost is not sent again: ask for the
+        session keys that are missing.
+
+        If the device is not known, and its user is tracked, the user's devices are asked for; the session is wanted as
+        soon as they show the device, also after a restart. Nothing is to be done meanwhile.
+
+        Nothing comes of an event that :func:`~matrix_e2e_keys.open_olm_event` refuses, nor of one that names this
+        device, or one that only receives, as its sender. The event proves nothing about who has sent it.
+
+        Args:
+            event: the event as the server delivered it.
+            now: the caller's time in milliseconds.
+
+        Returns:
+            Whether a session with the sender is wanted from now on, and was not before.
+
+        Raises:
+            LocalProtocolError: an argument has the wrong type.
+        """
+        now = check_now(now)
+        sender_key = other_sender_key(event, self.device)
+        if sender_key is None:
+            return False
+        user = self.users.users.get(event.sender)
+        device = None if user is None else user.device_with(sender_key)
+        if device is not None:
+            return self._renew(device, now)
+        if event.sender in self.lists.tracked:
+            self._unknown_senders.add(event.sender, sender_key)
+            self._look_for(event.sender, now)
+        return False
+
+    def _look_for(self, user_id: str, now: int) -> None:
+        """Ask about a sender whose device is not known, after a time that grows: anybody can make up devices."""
+        ready = self._strangers.ready_at(user_id)
+        if user_id not in self.lists.tracked:
+            return
+        if ready > now:
+            self.lists.ask_again([user_id], ready)
+        else:
+            self.lists.doubt([user_id])
+            self._strangers.failed(user_id, now)
+
+    def _renew(self, device: VerifiedDevice, now: int) -> bool:
+        return not device.keys.is_dehydrated and self.sessions.renew(device, now)
 
     # ----------------------------------------------------------------------------------------------------------
     # What to send
@@ -391,6 +451,9 @@ class KeyMachine(metaclass=Sealed):
         set_up = self.signing.bootstrap
         confirmed, stale = self.signing.settle()
         self._revise_sessions(news)
+        for device in self._unknown_senders.settle(self.users.users, self.lists.to_be_asked):
+            self._strangers.succeeded(device.user_id)
+            self._renew(device, now)
         confirmation = self.signing.queue.confirm(result, own_device=self.device)
         bootstrap = self.signing.bootstrap
         if self.device.user_id in news and bootstrap is not None and bootstrap.state is BootstrapState.CONFIRM:
@@ -481,6 +544,7 @@ class KeyMachine(metaclass=Sealed):
             "bootstrap": None if bootstrap is None else bootstrap.to_json(),
             "resets": self.signing.resets,
             "set_ups": self.signing.set_ups,
+            "unknown_senders": self._unknown_senders.to_json(),
         }
 
     def mark_stored(self, state: JsonObject) -> None:
@@ -518,6 +582,7 @@ class KeyMachine(metaclass=Sealed):
         """
         parts = restore_parts(state, signer, checked_policy(policy), verifier)
         machine = _assembled(parts.lists, parts.supply, parts.sessions, parts.signing)
+        machine._unknown_senders = parts.unknown_senders
         machine._uploads.restore(parts.revision, is_uploaded=parts.is_uploaded)
         return machine
 

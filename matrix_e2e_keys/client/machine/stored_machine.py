@@ -10,6 +10,7 @@ from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner
 from matrix_e2e_keys.client.cross_signing.bootstrap import CrossSigningBootstrap
 from matrix_e2e_keys.client.cross_signing.own_signing import OwnSigning
 from matrix_e2e_keys.client.cross_signing.signature_queue import SignatureQueue
+from matrix_e2e_keys.client.machine.unknown_senders import UnknownSenders
 from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker
 from matrix_e2e_keys.client.queries.known_users import KnownUsers
 from matrix_e2e_keys.client.supply.key_supply import KeySupply
@@ -34,6 +35,7 @@ class StoredParts:
     supply: KeySupply
     sessions: ClaimPlanner
     signing: OwnSigning
+    unknown_senders: UnknownSenders
     revision: int
     is_uploaded: bool
 
@@ -60,7 +62,8 @@ def restore_parts(state: object, signer: Signer, policy: SupplyPolicy, verifier:
         supply = KeySupply.from_json(stored.member("supply", dict), policy=policy)
         supply.next_upload_at(device_keys=device.keys)  # refuses those of another device
     with stored.reading("sessions"):
-        sessions = ClaimPlanner.from_json(stored.member("sessions", dict))
+        sessions = ClaimPlanner.from_json(stored.member("sessions", dict), verifier=verifier)
+    _want_as_known(sessions, users)
     queue = SignatureQueue.restore(stored.object("signatures"))
     with stored.reading():
         signing = OwnSigning(device=device, signer=signer, users=users, queue=queue)
@@ -76,9 +79,18 @@ def restore_parts(state: object, signer: Signer, policy: SupplyPolicy, verifier:
         supply=supply,
         sessions=sessions,
         signing=signing,
+        unknown_senders=UnknownSenders.restore(stored, "unknown_senders"),
         revision=revision,
         is_uploaded=stored.member("is_uploaded", bool),
     )
+
+
+def _want_as_known(sessions: ClaimPlanner, users: KnownUsers) -> None:
+    """Want those who are wanted as they are known: it shows there who has cross-signed them."""
+    for user_id, device_id in sessions.wanted:
+        user = users.users.get(user_id)
+        if user is not None and device_id in user.devices:
+            sessions.want([user.devices[device_id]])
 
 
 def checked_policy(policy: object) -> SupplyPolicy:

@@ -113,6 +113,13 @@ class DeviceListTracker:
         """
         return frozenset(user_id for user_id, user in self._users.items() if user.is_outdated)
 
+    @property
+    def to_be_asked(self) -> frozenset[str]:
+        """The tracked users about whom there will be a query, since they are outdated or to be asked about again."""
+        return frozenset(
+            user_id for user_id, user in self._users.items() if user.is_outdated or user.again_at is not None
+        )
+
     def track(self, user_ids: Iterable[str]) -> None:
         """Begin to track users, because one shares an encrypted room with them. Those tracked already stay as they are.
 
@@ -150,6 +157,18 @@ class DeviceListTracker:
             if user is not None:
                 user.changed = self._now()
                 self._unanswered.succeeded(user_id)
+
+    def doubt(self, user_ids: Iterable[str]) -> None:
+        """Note that users may have devices that are not known, since somebody says so who may be lying.
+
+        They are outdated then, but servers that do not answer are given as much time as before.
+
+        Raises:
+            LocalProtocolError: one of them is not a user id; then nothing is changed.
+        """
+        for user_id in check_user_ids(user_ids):
+            if user_id in self._users:
+                self._users[user_id].changed = self._now()
 
     def supersede(self, user_ids: Iterable[str]) -> None:
         """Note that one knows better than any answer to a query that was sent before now, as after an upload.
@@ -391,13 +410,11 @@ class DeviceListTracker:
 
         Store it together with the token of ``/sync`` and the devices: what is stored later must not be older.
         """
+        to_be_asked = self.to_be_asked
         return {
             "version": _VERSION,
             "own_user_id": self.own_user_id,
-            "users": {
-                user_id: {"outdated": user.is_outdated or user.again_at is not None}
-                for user_id, user in self._users.items()
-            },
+            "users": {user_id: {"outdated": user_id in to_be_asked} for user_id in self._users},
             "token": self._token,
             "gap": None if self._gap is None else list(self._gap),
         }

@@ -5,7 +5,8 @@ event".
 
 Facts:
 
-* A session belongs to one room and, if its creator sent the key, to one device; neither ever changes.
+* A session belongs to one room and to the device that has made it. What is remembered of that changes only for a surer
+  key: see :mod:`~matrix_e2e_keys.client.receive.room_key_decisions`.
 * Only a key that came through Olm from the device that made the session says whose session it is. Whoever hands on a
   key of somebody else can claim what he likes: "he has only that user's word for the authenticity of those sessions".
 * No secret is kept here. The ratchet is somebody else's.
@@ -88,7 +89,7 @@ class InboundSession(metaclass=Sealed):
 
     @property
     def trust(self) -> SenderTrust:
-        """How sure one is who has made the session. Of a key that was handed on, not at all."""
+        """How sure one was of :attr:`sender` when it was looked at last. Of a key that was handed on, not at all."""
         return SenderTrust.UNKNOWN_DEVICE if self.sender is None else self.sender.trust
 
     def with_sender(self, sender: OlmSender) -> InboundSession:

@@ -8,7 +8,8 @@ Facts:
   forwarded keys from verified devices of the same user." So whoever is asked is remembered with the keys it had, and an
   answer counts if it comes from those keys, while the device is still verified.
 * Who has sent an answer, :func:`~matrix_e2e_keys.check_olm_event` has found out before.
-* What is asked for stays asked for until it is said to be settled: a key that cannot be imported is still missing.
+* What is asked for stays asked for until it is said to be settled: a key that cannot be imported is still missing. Who
+  was asked is not asked again before one says so; then under the same id.
 
 Nothing is sent here: what is to be sent comes out as messages to devices, in the open.
 """
@@ -31,6 +32,7 @@ from matrix_e2e_keys.client.receive.olm_judgments import DecryptedOlmEvent
 from matrix_e2e_keys.client.receive.sender_values import OlmSender, SenderTrust
 from matrix_e2e_keys.client.trust.trust import DeviceTrust, device_trust
 from matrix_e2e_keys.client.users.known_user import KnownUser
+from matrix_e2e_keys.endpoints.members import boolean
 from matrix_e2e_keys.endpoints.members import device_id as a_device_id
 from matrix_e2e_keys.endpoints.members import user_id as a_user_id
 from matrix_e2e_keys.errors import (
@@ -87,7 +89,7 @@ class KeyRequests:
     Only asking makes it grow, and settling makes it shrink. Nothing that anybody sends does either.
 
     Write down what :meth:`to_json` returns before what comes out is sent. After a crash in between, some devices count
-    as asked that were not: settle the request, and ask again under another id.
+    as asked that were not: ask once more, with ``again``.
 
     Attributes:
         own_user_id: oneself.
@@ -126,10 +128,13 @@ class KeyRequests:
         request_id: str,
         own: KnownUser,
         sender_key: Curve25519PublicKey | None = None,
+        again: bool = False,
     ) -> OutgoingMessages | None:
         """Ask one's other verified devices for a session key.
 
-        Ask again for everything in :attr:`keys` when there is another verified device.
+        Ask again for everything in :attr:`keys` when there is another verified device. Requests and answers get lost:
+        what stays without an answer, ask for with ``again``, now and then. To give it up is to :meth:`settle_key`
+        without ``by``.
 
         Args:
             room_id: the room.
@@ -137,10 +142,12 @@ class KeyRequests:
             request_id: a random text that was never used before. If the key is asked for already, its first one stays.
             own: what is known of oneself.
             sender_key: ``sender_key`` of the event that cannot be decrypted, if it has one. Deprecated.
+            again: whether to ask those once more who were asked before, under the same request id.
 
         Returns:
-            What to send; ``None`` if there is nobody to ask who was not asked before. If nobody was, the key does not
-            count as asked for.
+            What to send. ``None`` if no verified device is there to be asked: then the key does not count as asked for,
+            if it did not before. Also ``None``, unless ``again``, if all of them were asked before: then it is up to
+            them.
 
         Raises:
             LocalProtocolError: an argument has the wrong type, or is malformed; or the id is that of a request for
@@ -153,20 +160,28 @@ class KeyRequests:
             session_id=session_id,
             sender_key=sender_key,
         )
-        return self._ask(self._keys, (room_id, session_id), content, own)
+        return self._ask(self._keys, (room_id, session_id), content, own, again)
 
-    def ask_for_secret(self, name: SecretName | str, *, request_id: str, own: KnownUser) -> OutgoingMessages | None:
+    def ask_for_secret(
+        self, name: SecretName | str, *, request_id: str, own: KnownUser, again: bool = False
+    ) -> OutgoingMessages | None:
         """Ask one's other verified devices for a secret.
+
+        A device that does not know yet that this one is verified answers nothing, and requests and answers get lost:
+        what stays without an answer, ask for with ``again``, now and then. To give it up is to :meth:`settle_secret`
+        without ``by``.
 
         Args:
             name: which secret.
             request_id: a random text that was never used before: the answer names nothing else. If the secret is asked
                 for already, its first one stays.
             own: what is known of oneself.
+            again: whether to ask those once more who were asked before, under the same request id.
 
         Returns:
-            What to send; ``None`` if there is nobody to ask who was not asked before. If nobody was, the secret does
-            not count as asked for.
+            What to send. ``None`` if no verified device is there to be asked: then the secret does not count as asked
+            for, if it did not before. Also ``None``, unless ``again``, if all of them were asked before: then it is up
+            to them.
 
         Raises:
             LocalProtocolError: an argument has the wrong type, or is malformed; or the id is that of a request for
@@ -174,7 +189,7 @@ class KeyRequests:
         """
         text = _secret_name(name)
         content = SecretRequestContent.build(name=text, request_id=request_id, requesting_device_id=self.own_device_id)
-        return self._ask(self._secrets, text, content, own)
+        return self._ask(self._secrets, text, content, own, again)
 
     def _ask(
         self,
@@ -182,8 +197,11 @@ class KeyRequests:
         name: Name,
         content: RoomKeyRequestContent | SecretRequestContent,
         own: KnownUser,
+        again: bool,
     ) -> OutgoingMessages | None:
         self._check_own(own)
+        with raised_as(LocalProtocolError):
+            boolean(again, "again")
         asked = requests.get(name)
         if asked is None:
             with raised_as(LocalProtocolError):
@@ -191,7 +209,10 @@ class KeyRequests:
         devices: dict[str, DeviceKeyPair] = {}
         for device_id, device in own.devices.items():
             keys = answering_keys(device)
-            if device_id == self.own_device_id or keys is None or (asked is not None and asked.has(device_id, keys)):
+            if device_id == self.own_device_id or keys is None:
+                continue
+            # "If the key is requested multiple times, it should be reused": the id.
+            if asked is not None and not again and asked.has(device_id, keys):
                 continue
             if device_trust(own, device_id) is DeviceTrust.VERIFIED:
                 devices[device_id] = keys

@@ -11,6 +11,8 @@ Facts:
 * Whoever gets nothing may be told why. Whether one has a session, only those learn who would get it.
 * A device that only receives asks for nothing. Its keys lie with the server, under a passphrase: whoever asks in its
   name may hope to find them.
+* While a device has the name of one of one's own cross-signing keys, who compares one may take it for the other. Until
+  that is settled, no device of one's own counts as verified.
 
 A request for a session key is answered by the first line that fits:
 
@@ -23,7 +25,8 @@ a device that is not known                           no matter      IGNORE (``UN
 a device that only receives                          no matter      IGNORE (``DEHYDRATED_SENDER``)
 a device that does not speak Olm                     no matter      IGNORE (``MISSING_KEY``)
 a device that was blacklisted                        no matter      WITHHOLD ``m.blacklisted``
-a verified device of one's own                       no matter      SHARE all of it
+a verified device of one's own, if none of them has  no matter      SHARE all of it
+the name of one of one's own cross-signing keys
 any other device                                     yes            SHARE from the same message on
 another device of one's own                          no             WITHHOLD ``m.unverified``
 a device of somebody else                            no             WITHHOLD ``m.unauthorised``
@@ -32,14 +35,15 @@ a device of somebody else                            no             WITHHOLD ``m
 Who would get a session that one does not have is told so: WITHHOLD ``m.unavailable``.
 
 With a request for a secret, the lines down to the devices without Olm are the same. After them, a verified device of
-one's own gets it (SHARE), and nobody else is answered: IGNORE, with ``NOT_OWN_USER`` or ``UNVERIFIED_DEVICE``.
+one's own gets it (SHARE), and nobody else is answered: IGNORE, with ``NOT_OWN_USER`` or ``UNVERIFIED_DEVICE``; with
+``IDENTIFIER_COLLISION`` if a device is not counted as verified because one of them has the name of a key.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import evolve, frozen
 
@@ -58,6 +62,10 @@ from matrix_e2e_keys.events.withheld import WithheldCode
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 
 __all__ = ["SharingDecision", "SharingVerdict", "judge_key_request", "judge_secret_request"]
+
+
+_NOT_VERIFIED: Final = "the device is not verified"
+_COLLISION: Final = "a device has the name of a cross-signing key, so the device does not count as verified"
 
 
 class SharingVerdict(enum.StrEnum):
@@ -141,12 +149,12 @@ def judge_key_request(
         return asking.unknown()
     if asking.trust is DeviceTrust.BLACKLISTED:
         return asking.withheld(WithheldCode.BLACKLISTED, device, Reason.UNTRUSTED_SENDER, "the device is blocked")
-    if is_own and asking.trust is DeviceTrust.VERIFIED:
+    if is_own and asking.trust is DeviceTrust.VERIFIED and not asking.has_collision:
         first_index, detail = 0, "it is a verified device of one's own"
     elif shared_from is not None:
         first_index, detail = shared_from, "the device was given the session before"
     elif is_own:
-        detail = "the device is not verified, and was not given the session before"
+        detail = f"{_COLLISION if asking.has_collision else _NOT_VERIFIED}, and it was not given the session before"
         return asking.withheld(WithheldCode.UNVERIFIED, device, Reason.UNVERIFIED_DEVICE, detail)
     else:
         detail = "it is no device of one's own, and was not given the session before"
@@ -184,7 +192,9 @@ def judge_secret_request(
     if event.sender != own_user_id:
         return asking.ignored(Reason.NOT_OWN_USER, "secrets are for one's own devices")
     if asking.trust is not DeviceTrust.VERIFIED:
-        return asking.ignored(Reason.UNVERIFIED_DEVICE, "the device is not verified")
+        return asking.ignored(Reason.UNVERIFIED_DEVICE, _NOT_VERIFIED)
+    if asking.has_collision:
+        return asking.ignored(Reason.IDENTIFIER_COLLISION, _COLLISION)
     return asking.shared(asking.device, 0, "it is a verified device of one's own")
 
 
@@ -197,6 +207,8 @@ class _Asking:
     device_id: str
     device: VerifiedDevice | None
     trust: DeviceTrust | None
+    has_collision: bool
+    """Whether a device of the user has the name of one of his cross-signing keys."""
     settled: SharingDecision | None
     """What to do, if it is not about sending anything."""
 
@@ -219,6 +231,7 @@ class _Asking:
             device_id=name,
             device=device,
             trust=trust,
+            has_collision=user is not None and user.collision is not None,
             settled=None,
         )
         if content.action is RequestAction.CANCELLATION:

@@ -7,8 +7,9 @@ Facts:
 * Sessions are looked up by room and session id, and by nothing else: clients "MUST NOT store or look up sessions using
   the sender_key or device_id", which whoever sent the event may have made up.
 * "Clients should confirm that the user who sent the message corresponds to the user the message was expected to come
-  from": for a session whose creator sent its key, this is the creator. For one whose key was handed on nobody can say,
-  and the result has no sender.
+  from": for a session whose creator sent its key, this is the creator, whose device is looked at again for each event.
+  For one whose key was handed on nobody can say, and the result has no sender. But if the device that is said to have
+  made the session is known, an event of another user is refused.
 * The room stands inside of the encryption, so that no server can move a message. One without a room is refused.
 * What comes out is rebuilt from what was checked. A ``state_key`` is refused: no encrypted event sets the state of a
   room.
@@ -25,6 +26,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from attrs import define
 
+from matrix_e2e_keys.client.receive.handed_in import check_sender_verifier, known_user
 from matrix_e2e_keys.client.receive.inbound_sessions import InboundSession
 from matrix_e2e_keys.client.receive.megolm_judgments import (
     MegolmCheck,
@@ -33,12 +35,15 @@ from matrix_e2e_keys.client.receive.megolm_judgments import (
 )
 from matrix_e2e_keys.client.receive.message_index import message_index_of
 from matrix_e2e_keys.client.receive.replay_guard import ReplayGuard, ReplayVerdict
-from matrix_e2e_keys.client.receive.sender_values import SenderTrust
+from matrix_e2e_keys.client.receive.sender_values import OlmSender, SenderTrust
+from matrix_e2e_keys.client.receive.senders import owner_of_keys, reassess_sender
+from matrix_e2e_keys.client.users.known_user import KnownUser
 from matrix_e2e_keys.endpoints.members import json_object
 from matrix_e2e_keys.errors import (
     LocalProtocolError,
     Reason,
     RemoteProtocolError,
+    VerificationError,
     quoted,
     raised_as,
 )
@@ -54,6 +59,7 @@ from matrix_e2e_keys.events.payloads import MegolmPayload
 from matrix_e2e_keys.events.received import RoomEvent
 from matrix_e2e_keys.json_frames import parse_frame
 from matrix_e2e_keys.json_trees import object_in
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
 __all__ = ["SenderPolicy", "check_megolm_event", "open_megolm_event"]
 
@@ -109,8 +115,10 @@ def check_megolm_event(
     *,
     message_index: int,
     session: InboundSession,
+    known: Mapping[str, KnownUser],
     guard: ReplayGuard | None,
     sender_policy: SenderPolicy = SenderPolicy.SAME_USER,
+    verifier: Verifier = LIBSODIUM,
 ) -> MegolmJudgment:
     """Check what came out of a Megolm message.
 
@@ -119,15 +127,18 @@ def check_megolm_event(
         plaintext: what came out.
         message_index: the index that the ratchet returned with it.
         session: what is remembered of the session.
+        known: user id to what is known of users. How sure one is of the sender follows from it, and not from what was
+            known when the key came.
         guard: knows which messages were seen before. It is told of this one if it passes all checks. With ``None``,
             somebody else has to guard against replays.
         sender_policy: whether the creator of the session must have sent the event.
+        verifier: who checks signatures.
 
     Returns:
         The event; or every check that failed.
 
     Raises:
-        LocalProtocolError: an argument has the wrong type, or the index cannot be one.
+        LocalProtocolError: an argument has the wrong type, the index cannot be one, or the verifier has not answered.
     """
     _check_event(event)
     if type(plaintext) not in (bytes, bytearray):
@@ -140,7 +151,17 @@ def check_megolm_event(
         raise LocalProtocolError(Reason.WRONG_TYPE, "a ReplayGuard is needed", path="/guard")
     if type(sender_policy) is not SenderPolicy:
         raise LocalProtocolError(Reason.WRONG_TYPE, "a SenderPolicy is needed", path="/sender_policy")
-    inspection = _Inspection(event=event, session=session, index=index, guard=guard, policy=sender_policy)
+    check_sender_verifier(verifier)
+    known_user(known, event.sender)
+    inspection = _Inspection(
+        event=event,
+        session=session,
+        index=index,
+        known=known,
+        guard=guard,
+        policy=sender_policy,
+        verifier=verifier,
+    )
     return inspection.judge(bytes(plaintext))
 
 
@@ -158,8 +179,10 @@ class _Inspection(Inspection[MegolmCheck]):
     event: RoomEvent
     session: InboundSession
     index: int
+    known: Mapping[str, KnownUser]
     guard: ReplayGuard | None
     policy: SenderPolicy
+    verifier: Verifier
 
     def judge(self, plaintext: bytes) -> MegolmJudgment:
         """Make every check that can be made."""
@@ -168,7 +191,8 @@ class _Inspection(Inspection[MegolmCheck]):
         self._check_rooms()
         if envelope is not None:
             self._check_message(envelope)
-        has_impersonated_sender = self._check_sender()
+        creator = self._creator()
+        has_impersonated_sender = self._check_sender(creator)
         replay = self._check_replay()
         if tree is None:
             return self._refused()
@@ -185,6 +209,9 @@ class _Inspection(Inspection[MegolmCheck]):
             content = self.trying(MegolmCheck.PLAINTEXT, lambda: _content(inside, relation))
         if event_type is None or content is None or self.failed:
             return self._refused()
+        session = self.session
+        if session.sender is not None and creator is not None and creator is not session.sender:
+            session = session.with_sender(creator)
         if self.guard is not None:
             self.guard.record(**self._message())
         return MegolmJudgment(
@@ -195,8 +222,8 @@ class _Inspection(Inspection[MegolmCheck]):
                 self.event.event_id,
                 self.event.sender,
                 self.event.origin_server_ts,
-                self.session,
-                self.session.sender,
+                session,
+                session.sender,
                 self.index,
                 has_impersonated_sender,
                 replay,
@@ -223,9 +250,20 @@ class _Inspection(Inspection[MegolmCheck]):
             detail = f"this is message {self.index}; the session opens those from {self.session.first_index} on"
             self.fail(MegolmCheck.INDEX, Reason.LATER_INDEX, detail, "ciphertext")
 
-    def _check_sender(self) -> bool:
+    def _creator(self) -> OlmSender | None:
+        """Return who made the session, or is said to have, as one sees him now; ``None`` if nobody can say."""
+        sender = self.session.sender
+        if sender is not None:
+            try:
+                return reassess_sender(sender, known=self.known, verifier=self.verifier)
+            except VerificationError as error:
+                self.file(MegolmCheck.SENDER, error)
+                return sender
+        keys: tuple[Any, Any] = self.session.claimed_curve25519_key, self.session.claimed_ed25519_key
+        return owner_of_keys(self.event.sender, *keys, known=self.known)
+
+    def _check_sender(self, creator: OlmSender | None) -> bool:
         """Check whether the creator of the session has sent the event; return whether somebody else may have."""
-        creator = self.session.sender
         if creator is None or creator.user_id == self.event.sender:
             return False
         names = f"the session is one of {quoted(creator.user_id)}, the event is from {quoted(self.event.sender)}"
@@ -243,7 +281,7 @@ class _Inspection(Inspection[MegolmCheck]):
         verdict = self.guard.check(**self._message())
         if verdict is ReplayVerdict.REPLAYED:
             # "They should reject messages with a ratchet index that they have already decrypted."
-            detail = "another event had this message, or this event had another timestamp"
+            detail = "another event of the sender had this message, or this event had another timestamp"
             self.fail(MegolmCheck.REPLAY, Reason.REPLAYED, detail)
         return verdict
 
@@ -253,6 +291,7 @@ class _Inspection(Inspection[MegolmCheck]):
             "room_id": self.session.room_id,
             "session_id": self.session.session_id,
             "message_index": self.index,
+            "sender": self.event.sender,
             "event_id": self.event.event_id,
             "origin_server_ts": self.event.origin_server_ts,
         }

@@ -39,11 +39,12 @@ class MegolmCheck(enum.StrEnum):
     SESSION = "session"
     """The event names the session that has decrypted it."""
     SENDER = "sender"
-    """Whoever made the session has sent the event; or, if that is allowed, another one whose device is vouched for."""
+    """Whoever made the session has sent the event; or, if that is allowed, another one whose device is vouched for. If
+    the key was handed on, no other user is known to have the keys of the device that is said to have made it."""
     INDEX = "index"
     """The session opens this message, and the index that the ratchet returned is the one that the message states."""
     REPLAY = "replay"
-    """No other event had this message."""
+    """No other event of this sender had this message."""
     INSIDE = "inside"
     """What is inside is no state event, and not encrypted once more."""
 
@@ -60,13 +61,14 @@ class DecryptedRoomEvent(metaclass=Sealed):
         event_id: the id of the event.
         sender_user_id: who has sent the event. If :attr:`sender` is ``None``, according to the servers alone.
         origin_server_ts: when it was sent, in milliseconds since the epoch, according to the sender's server.
-        session: the session.
-        sender: the device that made the session, and how sure one is of it; ``None`` if the key was handed on by
+        session: the session, with :attr:`sender`.
+        sender: the device that made the session, and how sure one is of it by now; ``None`` if the key was handed on by
             somebody: see :attr:`InboundSession.forwarder`.
         message_index: which message of the session it is.
-        has_impersonated_sender: whether another user made the session. Then the user has to be warned.
+        has_impersonated_sender: whether another user made the session, or is said to. Then the user has to be warned.
         replay: what the guard said; ``None`` if there was no guard. With :attr:`ReplayVerdict.NOT_REMEMBERED` the
-            message may have been shown before.
+            message may have been shown before. With :attr:`ReplayVerdict.DISPUTED` the user has to be warned: another
+            user has sent the same message, and one of them has copied it.
         unsigned: what the server added, as it was received; ``None`` if that is no object.
     """
 
@@ -101,6 +103,7 @@ class DecryptedRoomEvent(metaclass=Sealed):
 
     def __repr__(self) -> str:
         warning = ", impersonated" if self.has_impersonated_sender else ""
+        warning += ", disputed" if self.replay is ReplayVerdict.DISPUTED else ""
         return f"<DecryptedRoomEvent {quoted(self.type)} {quoted(self.event_id)} in {self.session!r}{warning}>"
 
 

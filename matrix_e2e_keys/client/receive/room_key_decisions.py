@@ -13,12 +13,14 @@ Facts:
   session's own key has signed.
 * Two keys of one session *connect* if the ratchet of the earlier one, turned on, is that of the later one. This cannot
   be told without turning it, so ``connects`` asks the caller's.
-* That somebody has sent a signed key does not prove that he made it: all who have it could send it on. If one device's
-  name is held already, another's is refused, as is a sender who contradicts what was claimed beside a key that
-  connects.
+* That somebody has sent a signed key does not prove that he made it: all who have it could send it on. So if one
+  device's name is held already, another's is refused, unless an identity vouches for the new one and none did for the
+  one that is held. What remains: of two devices whose owners vouch for them, the one whose key came first is believed.
+* Of the keys that were handed on, those in a bundle are the least sure: another user has made it. What it says of a
+  session, its room and its maker, keeps no better key out.
 
-The decisions, if the same session is held. *Better* is ``m.room_key`` than anything handed on, and what one's own
-device forwarded than the rest.
+The decisions, if the same session is held. *Better* is ``m.room_key`` than what one's own device forwarded, that than
+an export or a backup, and these than a bundle.
 
 ================  ===========  ===================  ============================================
 the new key is    it connects  it opens             decision
@@ -32,9 +34,27 @@ not better        not asked    as much              KEEP
 not better        not asked    less                 KEEP (``LATER_INDEX``)
 ================  ===========  ===================  ============================================
 
-If both are ``m.room_key``, they count as connected. Where a new key contradicts what is held about the room
-(``ROOM_MISMATCH``) or about the device that made the session (``SENDER_MISMATCH``), it is refused, except in the third
-line.
+If both are ``m.room_key``, they count as connected, and there is more to say:
+
+===========================================  ===================  ====================================================
+the new one is                               it opens             decision
+===========================================  ===================  ====================================================
+of the same device, of which one is surer    more                 REPLACE, with the surer sender
+of the same device, of which one is surer    less, or as much     UPGRADE_SENDER
+of the same device, and not to be shared     less, or as much     UPGRADE_SENDER: nor is the session from now on
+of another device, UNVERIFIED or surer,      more                 REPLACE, with the new sender
+where DEVICE_KNOWN or less is held
+of another device, UNVERIFIED or surer,      less, or as much     UPGRADE_SENDER
+where DEVICE_KNOWN or less is held
+===========================================  ===================  ====================================================
+
+Where a new key contradicts what is held about the room (``ROOM_MISMATCH``) or otherwise about the device that made the
+session (``SENDER_MISMATCH``), it is refused, with these exceptions:
+
+* a better one that does not connect;
+* a better one, where what is held came in a bundle: it says which room and which device it is;
+* any, where what is held came in a bundle for another room: then nothing is held of the session, and STORE is the
+  decision. Both have their place, since sessions are looked up by room and session id.
 """
 
 from __future__ import annotations
@@ -50,6 +70,7 @@ from matrix_e2e_keys.client.receive.inbound_sessions import (
     SessionSource,
     altered_session,
 )
+from matrix_e2e_keys.client.receive.sender_values import SenderTrust
 from matrix_e2e_keys.errors import (
     LocalProtocolError,
     Reason,
@@ -69,11 +90,12 @@ class RoomKeyAction(enum.StrEnum):
     """What to do with a session key. The values are stable."""
 
     STORE = "store"
-    """Nothing is held of the session. Make a ratchet of the key, and remember the session."""
+    """Nothing is held of the session in this room. Make a ratchet of the key, and remember the session."""
     REPLACE = "replace"
     """Make a ratchet of the key, and remember the session, in place of what is held."""
     UPGRADE_SENDER = "upgrade-sender"
-    """Keep the ratchet that is held, and remember the session in place of the one that is held."""
+    """Keep the ratchet that is held, and remember the session in place of the one that is held, since one knows better
+    by now whose it is, or whether it may be shared."""
     KEEP = "keep"
     """Keep what is held. The key can be thrown away."""
     REFUSE = "refuse"
@@ -121,11 +143,26 @@ class RoomKeyDecision(metaclass=Sealed):
 _new_decision: Final = constructor_of(RoomKeyDecision)
 
 
-_RANKS: Final = {SessionSource.ROOM_KEY: 2, SessionSource.FORWARDED: 1}
+_RANKS: Final = {
+    SessionSource.ROOM_KEY: 3,
+    SessionSource.FORWARDED: 2,
+    SessionSource.EXPORT: 1,
+    SessionSource.BACKUP: 1,
+    SessionSource.HISTORY_BUNDLE: 0,
+}
+
+
+_NOBODY_VOUCHES: Final = SenderTrust.DEVICE_KNOWN
+"""Up to here no identity vouches for a sender."""
 
 
 def decide(
-    held: InboundSession | None, new: InboundSession, key: MegolmSessionKey, connects: Connects | None
+    held: InboundSession | None,
+    new: InboundSession,
+    key: MegolmSessionKey,
+    connects: Connects | None,
+    *,
+    held_trust: SenderTrust | None = None,
 ) -> RoomKeyDecision:
     """Internal: return what to do with a key.
 
@@ -134,21 +171,27 @@ def decide(
         new: what the new key makes of it.
         key: the new key.
         connects: whether both connect.
+        held_trust: how sure one is by now of the sender that is held; ``None`` for as sure as one was.
 
     Raises:
         RemoteProtocolError: the key is refused.
+        LocalProtocolError: ``held`` is another session; ``connects`` is needed, and has not answered.
     """
     if held is None:
         return _take(RoomKeyAction.STORE, new, key)
     if held.session_id != new.session_id:
         raise LocalProtocolError(Reason.SESSION_MISMATCH, "this is another session than the key's", path="/held")
-    rank, held_rank = (_RANKS.get(session.source, 0) for session in (new, held))
-    is_better = rank > held_rank
+    is_from_bundle = held.source is SessionSource.HISTORY_BUNDLE
+    if is_from_bundle and held.room_id != new.room_id:
+        return _take(RoomKeyAction.STORE, new, key)
+    is_better = _RANKS[new.source] > _RANKS[held.source]
     if is_better and not _asked(connects, key):
         return _take(RoomKeyAction.REPLACE, new, key)
-    _check_contradictions(held, new)
+    if not (is_better and is_from_bundle):
+        _check_contradictions(held, new, held_trust)
+    kept = new if is_better else _of_the_surer(held, new)
     merged = altered_session(
-        new if is_better else held,
+        kept,
         first_index=min(held.first_index, new.first_index),
         shared_history=_is_shared(held, new),
         withheld=(held if held.first_index <= new.first_index else new).withheld,
@@ -157,19 +200,30 @@ def decide(
         if new.first_index <= held.first_index:
             return _take(RoomKeyAction.REPLACE, merged, key)
         return _new_decision(RoomKeyAction.UPGRADE_SENDER, merged, None, None, "", "")
-    if new.first_index > held.first_index:
-        # "that the new session key has a lower message index than the existing session key"
-        return _keep(held, Reason.LATER_INDEX, "the key opens less than the one that is held")
-    if new.first_index == held.first_index:
-        return _keep(held, None, "")
-    if new.source is not SessionSource.ROOM_KEY and not _asked(connects, key):
+    if new.first_index < held.first_index:
+        if new.source is SessionSource.ROOM_KEY or _asked(connects, key):
+            return _take(RoomKeyAction.REPLACE, merged, key)
         return _keep(
             held, Reason.SESSION_MISMATCH, "the key opens more, and does not connect with the one that is held"
         )
-    return _take(RoomKeyAction.REPLACE, merged, key)
+    if kept is not held or (new.source is SessionSource.ROOM_KEY and merged.shared_history is not held.shared_history):
+        return _new_decision(RoomKeyAction.UPGRADE_SENDER, merged, None, None, "", "")
+    if new.first_index > held.first_index:
+        # "that the new session key has a lower message index than the existing session key"
+        return _keep(held, Reason.LATER_INDEX, "the key opens less than the one that is held")
+    return _keep(held, None, "")
 
 
-def _check_contradictions(held: InboundSession, new: InboundSession) -> None:
+def _of_the_surer(held: InboundSession, new: InboundSession) -> InboundSession:
+    """Return what is held; with the sender of the new key if that may take over, or one is surer of it."""
+    if new.sender is None or held.sender is None:
+        return held
+    if new.sender.is_the_same_device_as(held.sender) and new.sender.trust <= held.sender.trust:
+        return held
+    return altered_session(held, sender=new.sender)
+
+
+def _check_contradictions(held: InboundSession, new: InboundSession, held_trust: SenderTrust | None) -> None:
     """Check that a key goes together with what is held.
 
     Raises:
@@ -179,7 +233,8 @@ def _check_contradictions(held: InboundSession, new: InboundSession) -> None:
         raise RemoteProtocolError(Reason.ROOM_MISMATCH, "the session is one of another room", path="/room_id")
     is_other = _maker(new) != _maker(held)
     if new.sender is not None and held.sender is not None:
-        is_other = not new.sender.is_the_same_device_as(held.sender)
+        is_surer = new.trust.is_at_least(SenderTrust.UNVERIFIED) and (held_trust or held.trust) <= _NOBODY_VOUCHES
+        is_other = not new.sender.is_the_same_device_as(held.sender) and not is_surer
     if is_other:
         raise RemoteProtocolError(Reason.SENDER_MISMATCH, "the session is one of another device")
 
@@ -200,7 +255,9 @@ def _is_shared(held: InboundSession, new: InboundSession) -> bool:
 def _asked(connects: Connects | None, key: MegolmSessionKey) -> bool:
     """Return what our caller's ratchet says. What it raises may quote the key, so it goes no further."""
     if connects is None:
-        return False
+        # To take this for "no" would let a key replace what it does not open.
+        detail = "something is held that may not be of the same ratchet: a callable that asks the ratchet is needed"
+        raise LocalProtocolError(Reason.WRONG_TYPE, detail, path="/connects")
     if not callable(connects):
         raise LocalProtocolError(Reason.WRONG_TYPE, "connects must be callable", path="/connects")
     try:

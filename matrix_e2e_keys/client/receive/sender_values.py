@@ -14,13 +14,14 @@ from typing import Final, TypeVar
 
 from attrs import frozen
 
-from matrix_e2e_keys.client.receive.handed_in import verify_device
+from matrix_e2e_keys.client.receive.handed_in import check_sender_verifier, verify_device
 from matrix_e2e_keys.client.users.known_user import LocalTrust
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, quoted
 from matrix_e2e_keys.identifiers import UserId, parse_user_id
 from matrix_e2e_keys.json_trees import JsonObject
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
+from matrix_e2e_keys.models.stored_forms import stored_form
 from matrix_e2e_keys.sealed import Sealed, constructor_of
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 from matrix_e2e_keys.stored import Stored
@@ -123,9 +124,19 @@ class OlmSender(metaclass=Sealed):
             "curve25519_key": self.curve25519_key.to_base64(),
             "ed25519_key": self.ed25519_key.to_base64(),
             "trust": str(self.trust),
-            "device": None if self.device is None else self.device.keys.to_json(),
+            "device": None if self.device is None else stored_form(self.device.keys),
             "local_trust": str(self.local_trust),
         }
+
+    @classmethod
+    def from_json(cls, obj: object, *, verifier: Verifier = LIBSODIUM) -> OlmSender:
+        """Restore what :meth:`to_json` returned. The device's signature is checked again; its owner's is not.
+
+        Raises:
+            LocalProtocolError: it is not that, or the verifier has not answered.
+        """
+        check_sender_verifier(verifier)
+        return cls.restore(Stored(obj), verifier)
 
     @classmethod
     def restore(cls, stored: Stored, verifier: Verifier = LIBSODIUM) -> OlmSender:

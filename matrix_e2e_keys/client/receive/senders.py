@@ -24,12 +24,14 @@ from matrix_e2e_keys.client.receive.handed_in import check_sender_verifier, know
 from matrix_e2e_keys.client.receive.sender_values import ONLY_RECEIVES, OlmSender, SenderTrust, names_of, new_sender
 from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, VerificationError, quoted, raised_as
+from matrix_e2e_keys.events.contents import callers_own
 from matrix_e2e_keys.identifiers import parse_user_id
+from matrix_e2e_keys.json_trees import wrong_type
 from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 from matrix_e2e_keys.signing.verifiers import LIBSODIUM, Verifier
 
-__all__ = ["identify_sender", "reassess_sender"]
+__all__ = ["identify_sender", "owner_of_keys", "reassess_sender"]
 
 
 def reassess_sender(sender: OlmSender, *, known: Mapping[str, KnownUser], verifier: Verifier = LIBSODIUM) -> OlmSender:
@@ -60,8 +62,10 @@ def reassess_sender(sender: OlmSender, *, known: Mapping[str, KnownUser], verifi
             return identify_sender(user, sender.user_id, *keys, None)
         # Each of its keys has named the other. Nobody who claims one of them now takes that back.
         _refuse_dehydrated(user, keys[1], None)
-    device = verify_device(sender.device.keys, identity=user.identity, verifier=verifier)
-    new = _ascribed(user, *keys, _better(device, _of_both_keys(user, *keys, device.device_id)))
+    device = _of_both_keys(user, *keys, sender.device.device_id)
+    if device is None or not device.is_cross_signed:  # what it sent along may have been signed all the same
+        device = _better(verify_device(sender.device.keys, identity=user.identity, verifier=verifier), device)
+    new = _ascribed(user, *keys, device)
     was_signed = sender.trust.is_at_least(SenderTrust.OWNER_CHANGED) and sender.local_trust is not LocalTrust.VERIFIED
     is_unsigned = new.trust is SenderTrust.DEVICE_KNOWN and new.local_trust is not LocalTrust.BLACKLISTED
     if was_signed and is_unsigned:
@@ -102,6 +106,38 @@ def identify_sender(
     if served is None:
         _refuse_owned(user, curve25519_key, ed25519_key, sent_along)
     return _ascribed(user, curve25519_key, ed25519_key, _better(sent_along, served))
+
+
+def owner_of_keys(
+    user_id: str,
+    curve25519_key: Curve25519PublicKey,
+    ed25519_key: Ed25519PublicKey,
+    *,
+    known: Mapping[str, KnownUser],
+) -> OlmSender | None:
+    """Internal: return who has both keys, by what is known of users: the one of that name, or else somebody else.
+
+    Both keys of a device, by its own signature, are those of nobody else: without the private half of the signing key
+    nobody has such a device listed as his own.
+
+    Returns:
+        The device as a sender; ``None`` if nobody is known to have both keys.
+
+    Raises:
+        LocalProtocolError: ``known`` is no mapping of users.
+    """
+    user = known_user(known, user_id)
+    device = None if user is None else _of_both_keys(user, curve25519_key, ed25519_key, None)
+    if user is None or device is None:
+        with raised_as(LocalProtocolError), callers_own("known"):
+            for other in known.values():
+                if type(other) is not KnownUser:
+                    raise wrong_type("known must hold values of type KnownUser", other, "known")
+                device = _of_both_keys(other, curve25519_key, ed25519_key, None)
+                if device is not None:
+                    user = other
+                    break
+    return None if user is None or device is None else _ascribed(user, curve25519_key, ed25519_key, device)
 
 
 def _refuse_dehydrated(

@@ -28,6 +28,7 @@ from matrix_e2e_keys import (
     check_claim,
 )
 from matrix_e2e_keys.client.claims.claim_planner import ClaimPlanner, OutgoingClaim
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM
 from matrix_e2e_keys.testing.samples import SampleUser, sample_curve25519_key, sample_secret_key
 from matrix_e2e_keys.testing.strategies import json_like_values
 
@@ -575,6 +576,13 @@ class TestRenewal:
         assert claim_of(made).devices == {X[0]: {X[1]: newer}}
         assert not made.renew(D[X], 1)
 
+    def test_the_failures_of_a_device_that_had_other_keys_do_not_delay_it(self) -> None:
+        made = planner(X)
+        obtain(made, without=[X])
+        assert made.next_claim_at() == 15_000
+        assert made.renew(device(X, 1), 0)
+        assert (asked(made.next_claim(0)), made.without_session) == ({X}, frozenset())
+
     def test_a_clock_that_is_set_back(self) -> None:
         made = ClaimPlanner()
         assert made.renew(D[X], 100 * HOUR)
@@ -589,6 +597,91 @@ class TestRenewal:
         made.want([D[CAROL]])
         obtain(made, HOUR, without=[X, Y])
         assert made.to_json()["begun"] == {Y[0]: {Y[1]: 1}, CAROL[0]: {CAROL[1]: HOUR}}
+        assert restarted(made).wanted == {X, Y}
+
+
+def restarted(made: ClaimPlanner) -> ClaimPlanner:
+    """The same after a restart."""
+    return ClaimPlanner.from_json(json.loads(json.dumps(made.to_json())))
+
+
+class TestRenewalOverARestart:
+    """The message that has shown that a session is broken is gone: nobody else knows that the device is wanted."""
+
+    def test_it_is_still_wanted(self) -> None:
+        made = planner(Y)
+        made.renew(D[X], 5000)
+        again = restarted(restarted(made))
+        assert again.wanted == {X}
+        assert claim_of(again).devices == {X[0]: {X[1]: D[X]}}
+        assert not again.renew(D[X], 5000 + 2 * HOUR), "it is wanted anyway"
+        assert again.wanted == {X}
+
+    def test_until_a_session_is_opened(self) -> None:
+        """A crash after the key was handed out, and before the session was stored."""
+        made = ClaimPlanner()
+        made.renew(D[X], 0)
+        claim = claim_of(made)
+        made = restarted(made)
+        assert names(made.receive_result(claim.claim_id, judged(claim), 0)) == set()
+        assert names(obtain(made, 7)) == {X}
+        made = restarted(made)
+        assert names(obtain(made, 8)) == {X}
+        made.session_opened(D[X])
+        made = restarted(made)
+        assert (made.wanted, made.renew(D[X], 7 + HOUR)) == (frozenset(), False)
+        assert made.renew(D[X], 8 + HOUR)
+
+    def test_also_if_nothing_came_of_a_key(self) -> None:
+        made = ClaimPlanner()
+        made.renew(D[X], 0)
+        obtain(made, 0)
+        made.session_failed(D[X], 0)
+        assert restarted(made).wanted == {X}
+
+    def test_also_if_it_was_wanted_anyway(self) -> None:
+        made = planner(X, Y)
+        assert not made.renew(D[X], 0)
+        assert restarted(made).wanted == {X}
+        made.want([D[X]])
+        assert restarted(made).wanted == {X}
+
+    def test_not_if_it_is_not_needed_any_more(self) -> None:
+        made = ClaimPlanner()
+        made.renew(D[X], 0)
+        made.renew(D[Y], 0)
+        made.unwant([X])
+        made.want([device(Y, 1)])
+        assert restarted(made).wanted == frozenset()
+
+    def test_only_what_was_begun_costs_an_hour(self) -> None:
+        made = planner(Y)
+        made.renew(D[X], 0)
+        obtain(made, 0, without=[X])
+        made.unwant([X])
+        assert made.renew(D[X], 1), "no key was handed out"
+        obtain(made, 20_000)
+        made.session_failed(D[X], 20_000)
+        made.unwant([X])
+        assert not made.renew(D[X], 20_001)
+        made.want([D[X]])
+        made.renew(D[X], 20_002)
+        made.unwant([X])
+        assert not made.renew(D[X], 20_003)
+
+    def test_signatures_are_checked_again(self) -> None:
+        class Nobody:
+            def verify_many(self, questions: Any) -> list[bool]:
+                return [False for _ in questions]
+
+        made = ClaimPlanner()
+        made.renew(D[X], 0)
+        assert ClaimPlanner.from_json(made.to_json(), verifier=LIBSODIUM).wanted == {X}
+        verifiers: list[tuple[Any, str]] = [(Nobody(), f"/renewals/0/signatures/{X[0]}/ed25519:X"), (5, "/verifier")]
+        for verifier, path in verifiers:
+            with pytest.raises(LocalProtocolError) as caught:
+                ClaimPlanner.from_json(made.to_json(), verifier=verifier)
+            assert caught.value.path == path
 
 
 def public(key: OneTimeKey) -> Curve25519PublicKey:
@@ -645,19 +738,25 @@ class TestUsedKeys:
     def test_the_newest_10_000_are_known(self) -> None:
         numbered = [Curve25519PublicKey((2**200 + number).to_bytes(32, "little")) for number in range(10_001)]
         texts = [key.to_base64() for key in numbered]
-        full = ClaimPlanner.from_json({"version": 1, "used": texts[:10_000], "begun": {}})
+        full = ClaimPlanner.from_json({"version": 1, "used": texts[:10_000], "begun": {}, "renewals": []})
         assert full.to_json()["used"] == texts[:10_000]
         full.want([D[X]])
         key = one_time_key(D[X], name="one more")
         obtain(full, keys={X: key})
         assert full.to_json()["used"] == [*texts[1:10_000], public(key).to_base64()]
         assert (full.was_used(numbered[0]), full.was_used(numbered[1])) == (False, True)
-        more = ClaimPlanner.from_json({"version": 1, "used": texts, "begun": {}})
+        more = ClaimPlanner.from_json({"version": 1, "used": texts, "begun": {}, "renewals": []})
         assert more.to_json()["used"] == texts[1:]
 
 
 KEY = sample_curve25519_key("stored").to_base64()
-STORED: dict[str, Any] = {"version": 1, "used": [KEY], "begun": {X[0]: {"X": 5}, CAROL[0]: {"X": 7, "Y": -1}}}
+RENEWED = D[DAVE].keys.to_json()
+STORED: dict[str, Any] = {
+    "version": 1,
+    "used": [KEY],
+    "begun": {X[0]: {"X": 5}, CAROL[0]: {"X": 7, "Y": -1}},
+    "renewals": [RENEWED],
+}
 
 
 class TestStoring:
@@ -672,15 +771,16 @@ class TestStoring:
             "version": 1,
             "used": [public(key).to_base64()],
             "begun": {X[0]: {"X": 7}, DAVE[0]: {"X": 9}},
+            "renewals": [D[DAVE].keys.to_json()],
         }
         again = ClaimPlanner.from_json(json.loads(json.dumps(stored)))
         assert again.to_json() == stored
-        assert (again.wanted, again.without_session, again.next_claim_at()) == (frozenset(), frozenset(), None)
+        assert (again.wanted, again.without_session) == ({DAVE}, frozenset())
         assert again.was_used(public(key))
         assert not again.renew(D[X], 6 + HOUR)
         assert again.renew(D[X], 7 + HOUR)
         again.want([D[Y]])
-        assert asked(again.next_claim(9)) == {X, Y}
+        assert asked(again.next_claim(9)) == {X, Y, DAVE}
 
     @pytest.mark.parametrize(
         ("change", "path"),
@@ -698,6 +798,13 @@ class TestStoring:
             ({"begun": {X[0]: {"a/b": None}}}, "/begun/@bob:b.example/a~1b"),
             ({"begun": {X[0]: {"X": True}}}, "/begun/@bob:b.example/X"),
             ({"begun": {X[0]: {"X": 1.5}}}, "/begun/@bob:b.example/X"),
+            ({"renewals": {}}, "/renewals"),
+            ({"renewals": [5]}, "/renewals/0"),
+            ({"renewals": [RENEWED, {}]}, "/renewals/1/user_id"),
+            ({"renewals": [RENEWED, RENEWED]}, "/renewals/1"),
+            ({"renewals": [{**RENEWED, "signatures": {}}]}, "/renewals/0"),
+            ({"renewals": [{**RENEWED, "user_id": X[0]}]}, "/renewals/0"),
+            ({"renewals": [WITHOUT_OLM.keys.to_json()]}, "/renewals/0"),
         ],
     )
     def test_what_was_not_stored_by_us(self, change: dict[str, Any], path: str) -> None:
@@ -770,7 +877,7 @@ class TestCallers:
             assert caught.value.path == path
         assert repr(made) == before
         assert (made.wanted, made.next_claim_at() is None) == ({X, Y}, False)
-        assert made.to_json() == {"version": 1, "used": [], "begun": {}}
+        assert made.to_json() == {"version": 1, "used": [], "begun": {}, "renewals": []}
         assert names(made.receive_result(claim.claim_id, result, 0)) == {X}
 
     def test_a_clock_is_asked_for_even_if_nothing_is_due(self) -> None:
@@ -803,6 +910,8 @@ class Claims(RuleBasedStateMachine):
         self.answers: list[tuple[int, ClaimResult, dict[Name, int]]] = []
         self.handed_out: set[bytes] = set()
         self.begun: dict[Name, int] = {}
+        self.renewals: set[Name] = set()  # what is wanted after a restart as well
+        self.planned: set[Name] = set()  # renewals for which no key was handed out so far
         self.number = 0
         self.wait_at_most = 900_000
         for name in NAMES:
@@ -826,10 +935,14 @@ class Claims(RuleBasedStateMachine):
         self.wanted.pop(name, None)
         self.unsettled.pop(name, None)
         self.failed.discard(name)
+        self.renewals.discard(name)
+        self.planned.discard(name)
 
     @rule(name=st.sampled_from(NAMES))
     def unwant(self, name: Name) -> None:
         self.planner.unwant([name])
+        if name in self.planned:
+            del self.begun[name]
         self._forgets(name)
 
     @rule(which=generations)
@@ -841,6 +954,9 @@ class Claims(RuleBasedStateMachine):
         if expected:
             self.begun[name] = self.now
             self._wants(name, generation)
+            self.planned.add(name)
+        if self.wanted.get(name) == generation:
+            self.renewals.add(name)
 
     @rule(
         max_devices=st.integers(1, 4),
@@ -904,6 +1020,7 @@ class Claims(RuleBasedStateMachine):
                 self.handed_out.add(key.public_key.raw)
             self.unsettled[name] = self.wanted[name]
             self.begun[name] = self.now
+            self.planned.discard(name)
         if is_first:
             nothing = {name for name, of in generation.items() if self.wanted.get(name) == of} - expected
             assert not nothing & self.due()
@@ -949,7 +1066,10 @@ class Claims(RuleBasedStateMachine):
         self.planner = ClaimPlanner.from_json(json.loads(json.dumps(self.planner.to_json())))
         self.in_flight.clear()
         self.answers.clear()
-        for name in NAMES:
+        self.unsettled.clear()
+        self.failed.clear()
+        self.planned.clear()
+        for name in self.wanted.keys() - self.renewals:
             self._forgets(name)
 
     @invariant()

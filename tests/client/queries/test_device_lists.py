@@ -229,6 +229,44 @@ class TestQueries:
         assert made.next_query_at() is None
 
 
+class TestDoubts:
+    """Somebody says that there are more devices, and may be lying."""
+
+    def test_the_user_is_asked_about(self) -> None:
+        made = tracker(BOB, CAROL)
+        made.doubt([BOB, "@stranger:x.example"])
+        assert (made.outdated, made.to_be_asked) == ({BOB}, {BOB})
+
+    def test_a_query_that_is_under_way_does_not_answer_it(self) -> None:
+        made = tracker(BOB)
+        query = made.query_now([BOB])
+        made.doubt([BOB])
+        made.receive_result(query.query_id, result(query), 0)
+        assert made.outdated == {BOB}
+
+    def test_a_server_that_does_not_answer_keeps_its_time(self) -> None:
+        made = tracker(BOB)
+        query = made.query_now([BOB])
+        made.receive_result(query.query_id, result(query, without=[BOB]), 0)
+        made.doubt([BOB])
+        assert made.next_query(0) is None
+        made.mark_outdated([BOB])
+        assert made.next_query(0) is not None
+
+    def test_what_is_no_user_id(self) -> None:
+        made = tracker(BOB)
+        with pytest.raises(LocalProtocolError):
+            made.doubt([BOB, "x"])
+        assert made.outdated == set()
+
+    def test_to_be_asked_also_later(self) -> None:
+        made = tracker(BOB, CAROL)
+        made.ask_again([CAROL], 5)
+        made.mark_outdated([BOB])
+        assert (made.outdated, made.to_be_asked) == ({BOB}, {BOB, CAROL})
+        assert DeviceListTracker.from_json(made.to_json()).outdated == {BOB, CAROL}
+
+
 class TestAskingAgain:
     def test_at_that_time_and_once(self) -> None:
         made = tracker(BOB, CAROL)

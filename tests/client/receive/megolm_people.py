@@ -86,9 +86,16 @@ class Said:
         *,
         guard: ReplayGuard | None = None,
         policy: SenderPolicy = SenderPolicy.SAME_USER,
+        known: Mapping[str, KnownUser] | None = None,
     ) -> MegolmJudgment:
         return check_megolm_event(
-            self.received, self.plaintext, message_index=self.index, session=session, guard=guard, sender_policy=policy
+            self.received,
+            self.plaintext,
+            message_index=self.index,
+            session=session,
+            known={} if known is None else known,
+            guard=guard,
+            sender_policy=policy,
         )
 
 
@@ -133,6 +140,7 @@ class Group:
         content = MegolmEncryptedContent.build(
             session_id=self.session_id,
             ciphertext=message.to_base64(),
+            relates_to=None,
             sender_key=sender.curve25519_key,
             sender_device_id=sender.device_id,
         )
@@ -243,6 +251,7 @@ def offered(
     judged = sessions_from_bundle(
         RoomKeyBundle.build(room_id=room_id, room_keys=[key]),
         room_id=room_id,
+        inviter=CAROL.user_id,
         forwarder=CAROL,
         held={} if held is None else {group.session_id: held},
         connects=connects,

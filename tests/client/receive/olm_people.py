@@ -95,6 +95,11 @@ class Person:
         return self.keys(cross_signed_by=self.user)
 
     @property
+    def identity(self) -> UserIdentity:
+        """The identity of its user."""
+        return UserIdentity.verify(master_key=self.user.master_key, self_signing_key=self.user.self_signing_key)
+
+    @property
     def device(self) -> VerifiedDevice:
         """The device, as one knows one's own."""
         return self.signed_keys.verify()
@@ -219,7 +224,7 @@ def letter(
         event_type=event_type,
         content={} if content is None else content,
         sender=(keys or sender.signed_keys).verify(),
-        recipient=recipient.device,
+        recipient=recipient.signed_keys.verify(identity=recipient.identity),
     )
     event = sealed_event(sender, recipient, payload.encode())
     return Letter(event=event.to_json(), payload=payload.to_json())

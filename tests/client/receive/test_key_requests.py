@@ -142,7 +142,9 @@ KEY = Kind(
     request_type="m.room_key_request",
     event_type="m.forwarded_room_key",
     content=_forwarded_key(),
-    ask=lambda made, own, request_id="1": made.ask_for_key(ROOM, SESSION, request_id=request_id, own=own),
+    ask=lambda made, own, request_id="1", **more: made.ask_for_key(
+        ROOM, SESSION, request_id=request_id, own=own, **more
+    ),
     check=lambda made, event, own: made.check_forward(event, own=own),
     settle=lambda made, by=None: made.settle_key(ROOM, SESSION, by=by),
     cancellation=RoomKeyRequestContent.build_cancellation,
@@ -153,7 +155,7 @@ SECRETS = Kind(
     request_type="m.secret.request",
     event_type="m.secret.send",
     content={"request_id": "1", "secret": SECRET},
-    ask=lambda made, own, request_id="1": made.ask_for_secret(BACKUP, request_id=request_id, own=own),
+    ask=lambda made, own, request_id="1", **more: made.ask_for_secret(BACKUP, request_id=request_id, own=own, **more),
     check=lambda made, event, own: made.check_secret(event, own=own),
     settle=lambda made, by=None: made.settle_secret(BACKUP, by=by),
     cancellation=SecretRequestContent.build_cancellation,
@@ -259,6 +261,30 @@ class TestWhomItAsks:
         assert (out.device_ids, out.content.to_json()["request_id"]) == (("TABLET",), "1")
         assert kind.ask(made, me(keys)) is None
 
+    @both_kinds
+    def test_all_once_more_under_the_same_id(self, kind: Kind) -> None:
+        """A request, or its answer, was lost."""
+        made = requests()
+        first = kind.ask(made, TABLET_ONLY, again=True)
+        assert first is not None
+        assert first.device_ids == ("TABLET",)
+        made = again(made)
+        once_more = kind.ask(made, BOTH, request_id="2", again=True)
+        assert once_more is not None
+        assert once_more.device_ids == ("TABLET", "LAPTOP")
+        assert once_more.content == first.content
+        assert kind.ask(made, BOTH, again=False) is None
+        for sender in (BOBS_TABLET, LAPTOP):
+            kind.check(made, kind.answer(sender=sender), BOTH)
+        before = made.to_json()
+        assert kind.ask(made, blacklisting(BOTH, BOBS_TABLET, LAPTOP), again=True) is None
+        assert made.to_json() == before
+        told = kind.settle(made)
+        assert told is not None
+        assert told.device_ids == ("TABLET", "LAPTOP")
+        assert kind.ask(made, NEITHER, again=True) is None
+        assert made.to_json() == requests().to_json()
+
     def test_what_it_says(self) -> None:
         out = requests().ask_for_key(ROOM, SESSION, request_id="1", own=BOTH, sender_key=PHONE.curve25519_key)
         assert out is not None
@@ -329,6 +355,27 @@ class TestAnswersThatAreBelieved:
         accepted = asked(SECRETS).check_secret(SECRETS.answer(), own=BOTH)
         assert (accepted.name, accepted.secret) == ("m.megolm_backup.v1", SECRET)
         assert type(accepted.name) is str
+
+    @pytest.mark.parametrize("role", ["master", "self_signing", "user_signing"])
+    def test_a_private_key_for_cross_signing(self, role: str) -> None:
+        made, name = requests(), f"m.cross_signing.{role}"
+        made.ask_for_secret(name, request_id="1", own=BOTH)
+        seed = BOB_USER.secret(role).export_base64()
+        accepted = made.check_secret(answer("m.secret.send", {"request_id": "1", "secret": seed}), own=BOTH)
+        secrets = accepted.cross_signing_secrets()
+        assert (secrets.user_id, secrets.export_seeds()) == (ME, {name: seed})
+
+    @pytest.mark.parametrize("secret", [SECRET, "SECRETSECRET" * 4, "\N{SNOWMAN}SECRETSECRET", "A" * 44])
+    def test_what_is_no_private_key_is_the_fault_of_the_device(self, secret: str) -> None:
+        made = requests()
+        made.ask_for_secret(MASTER, request_id="1", own=BOTH)
+        accepted = made.check_secret(answer("m.secret.send", {"request_id": "1", "secret": secret}), own=BOTH)
+        path, _ = refused(made, accepted.cross_signing_secrets, RemoteProtocolError)
+        assert path == "/secret"
+        assert made.secrets == {"m.cross_signing.master"}, "the other device may yet send it"
+        others = asked(SECRETS)
+        accepted = others.check_secret(SECRETS.answer(), own=BOTH)
+        assert refused(others, accepted.cross_signing_secrets, LocalProtocolError) == ("/name", R.INVALID_VALUE)
 
     @both_kinds
     def test_from_an_older_client_that_does_not_send_its_device_keys(self, kind: Kind) -> None:
@@ -770,10 +817,14 @@ class TestArguments:
     CALLS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
         (
             "ask_for_key",
-            {"room_id": ROOM, "session_id": "S", "request_id": "9", "own": BOTH, "sender_key": None},
-            {"session_id": 2, "request_id": 2, "sender_key": 2},
+            {"room_id": ROOM, "session_id": "S", "request_id": "9", "own": BOTH, "sender_key": None, "again": True},
+            {"session_id": 2, "request_id": 2, "sender_key": 2, "again": 1},
         ),
-        ("ask_for_secret", {"name": MASTER, "request_id": "9", "own": BOTH}, {"name": 2, "request_id": 2}),
+        (
+            "ask_for_secret",
+            {"name": MASTER, "request_id": "9", "own": BOTH, "again": True},
+            {"name": 2, "request_id": 2, "again": 1},
+        ),
         ("check_forward", {"event": KEY.answer(), "own": BOTH, "session_id_of": None}, {"session_id_of": 1}),
         ("check_secret", {"event": SECRETS.answer(), "own": BOTH}, {}),
         ("settle_key", {"room_id": ROOM, "session_id": SESSION, "by": None}, {"session_id": 2, "by": 1}),

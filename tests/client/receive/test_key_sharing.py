@@ -89,6 +89,7 @@ CHANGED = {
     **KNOWN,
     ME: learned(KNOWN, evolve(BOB_USER, generation=1), [evolve(BOB_USER, generation=1).device("GOOD")])[ME],
 }
+COLLIDING = {user_id: evolve(user, collision="GOOD") for user_id, user in KNOWN.items()}
 
 
 def key_request(sender: str = ME, device_id: str = "GOOD", **changed: Any) -> ToDeviceEvent:
@@ -178,6 +179,22 @@ TABLE = {
     ),
     "a device of an identity that has changed": Row(
         known=CHANGED, not_given=NOT_VERIFIED, given=GIVEN, secret=NO_SECRET
+    ),
+    "a verified device, and one has the name of a key": Row(
+        known=COLLIDING, not_given=NOT_VERIFIED, given=GIVEN, secret=(IGNORE, R.IDENTIFIER_COLLISION)
+    ),
+    "a device that was compared, and one has the name of a key": Row(
+        device_id="COMPARED",
+        known=COLLIDING,
+        not_given=NOT_VERIFIED,
+        given=GIVEN,
+        secret=(IGNORE, R.IDENTIFIER_COLLISION),
+    ),
+    "a device that is not signed, and one has the name of a key": Row(
+        device_id="PLAIN", known=COLLIDING, not_given=NOT_VERIFIED, given=GIVEN, secret=NO_SECRET
+    ),
+    "a verified device, and one of somebody else has the name of a key": alike(
+        *GIVEN, known={**KNOWN, ALICE: COLLIDING[ALICE]}, from_first=True
     ),
     "a device of somebody who is verified": Row(
         sender=ALICE, not_given=NOT_OURS, given=GIVEN, secret=(IGNORE, R.NOT_OWN_USER)

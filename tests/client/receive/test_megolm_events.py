@@ -14,14 +14,15 @@ from client.receive.megolm_people import (
     KNOWN_ALICE,
     OTHER_ROOM,
     ROOM,
+    VERIFIED_ALICE,
     Group,
     Said,
     room_key,
     room_key_content,
     session,
 )
-from client.receive.olm_people import ALICE_USER, EVE, PHONE, known
-from events.odd_values import ODD, only_own_errors
+from client.receive.olm_people import ALICE_USER, EVE, EVE_USER, PHONE, Person, known, learned, letter, without_keys
+from events.odd_values import ODD, Hostile, only_own_errors
 from matrix_e2e_keys.algorithms import OLM_V1
 from matrix_e2e_keys.client.receive.inbound_sessions import InboundSession, SessionSource
 from matrix_e2e_keys.client.receive.megolm_events import SenderPolicy, check_megolm_event, open_megolm_event
@@ -39,6 +40,7 @@ from matrix_e2e_keys.errors import LocalProtocolError, Reason, RemoteProtocolErr
 from matrix_e2e_keys.events.judgments import FailedCheck
 from matrix_e2e_keys.events.received import RoomEvent
 from matrix_e2e_keys.json_trees import JsonObject
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM
 
 C, R = MegolmCheck, Reason
 GROUP = Group()
@@ -78,7 +80,12 @@ class TestAGoodEvent:
             found, its_ratchet = store[event.room_id, content.session_id]
             decrypted = its_ratchet.decrypt(vodozemac.MegolmMessage.from_base64(content.ciphertext))
             read = check_megolm_event(
-                event, decrypted.plaintext, message_index=decrypted.message_index, session=found, guard=guard
+                event,
+                decrypted.plaintext,
+                message_index=decrypted.message_index,
+                session=found,
+                known=VERIFIED_ALICE,
+                guard=guard,
             ).require()
             assert read.content["body"] == body
             assert read.sender is not None
@@ -93,7 +100,9 @@ class TestAGoodEvent:
     def test_bytes_that_may_be_changed(self) -> None:
         said = GROUP.say("x")
         plaintext: Any = bytearray(said.plaintext)
-        assert check_megolm_event(said.received, plaintext, message_index=said.index, session=SESSION, guard=None).event
+        assert check_megolm_event(
+            said.received, plaintext, message_index=said.index, session=SESSION, known={}, guard=None
+        ).event
 
     def test_only_the_check_makes_one(self) -> None:
         with pytest.raises(LocalProtocolError):
@@ -149,7 +158,9 @@ class TestThePlaintext:
     )
     def test_is_an_object(self, plaintext: bytes, reason: Reason) -> None:
         said = GROUP.say("x")
-        judged = check_megolm_event(said.received, plaintext, message_index=said.index, session=SESSION, guard=None)
+        judged = check_megolm_event(
+            said.received, plaintext, message_index=said.index, session=SESSION, known={}, guard=None
+        )
         assert failures(judged) == [(C.PLAINTEXT, reason, "")]
 
     @pytest.mark.parametrize(
@@ -181,7 +192,9 @@ class TestThePlaintext:
     def test_a_room_that_stands_there_twice(self) -> None:
         said = GROUP.say("x")
         plaintext = said.plaintext[:-1] + f',"room_id":"{ROOM}"}}'.encode()
-        judged = check_megolm_event(said.received, plaintext, message_index=said.index, session=SESSION, guard=None)
+        judged = check_megolm_event(
+            said.received, plaintext, message_index=said.index, session=SESSION, known={}, guard=None
+        )
         assert failures(judged) == [(C.ROOM, R.DUPLICATE_MEMBER, "/room_id")]
 
     def test_a_sender_in_the_plaintext_is_nothing(self) -> None:
@@ -316,6 +329,127 @@ class TestTheSender:
             assert event.session.trust is SenderTrust.UNKNOWN_DEVICE
 
 
+class TestTheSenderByNow:
+    """How sure one is of a sender follows from what is known now, and not from what was known when the key came."""
+
+    @pytest.mark.parametrize(
+        ("users", "trust"),
+        [({}, SenderTrust.VERIFIED), (KNOWN_ALICE, SenderTrust.UNVERIFIED), (VERIFIED_ALICE, SenderTrust.VERIFIED)],
+    )
+    def test_is_in_the_result_and_in_its_session(self, users: dict[str, KnownUser], trust: SenderTrust) -> None:
+        event = GROUP.say("x").judged(SESSION, known=users).require()
+        assert event.sender is not None
+        assert event.sender.trust is event.session.trust is trust
+        assert event.session.sender is event.sender
+        assert SESSION.trust is SenderTrust.VERIFIED
+
+    def test_whose_device_is_blacklisted(self) -> None:
+        user = VERIFIED_ALICE[ALICE_USER.user_id].with_trust(PHONE.ed25519_key, LocalTrust.BLACKLISTED)
+        event = GROUP.say("x").judged(SESSION, known={user.user_id: user}).require()
+        assert event.sender is not None
+        assert (event.sender.trust, event.sender.local_trust) == (SenderTrust.DEVICE_KNOWN, LocalTrust.BLACKLISTED)
+        said = GROUP.say("x")
+        said.event["sender"] = EVE.user_id
+        judged = said.judged(SESSION, known={user.user_id: user}, policy=ALLOW)
+        assert failures(judged) == [(C.SENDER, R.UNTRUSTED_SENDER, "")]
+
+    def test_whose_identity_is_another_one_by_now(self) -> None:
+        user = evolve(ALICE_USER, generation=1)
+        event = GROUP.say("x").judged(SESSION, known=learned(VERIFIED_ALICE, user, [PHONE.keys()])).require()
+        assert event.sender is not None
+        assert event.sender.trust is SenderTrust.OWNER_CHANGED
+
+    def test_whose_keys_are_those_of_two_devices(self) -> None:
+        group = Group()
+        event = without_keys(letter(PHONE, event_type="m.room_key", content=room_key_content(group))).judged(known={})
+        held = judge_room_key(event.require(), held=None).require()
+        other = Person(user=ALICE_USER, device_id="OTHER", account=vodozemac.Account())
+        users = known(ALICE_USER, other.keys(curve25519_key=PHONE.curve25519_key))
+        said, guard = group.say("x"), ReplayGuard()
+        assert said.judged(held).event
+        assert failures(said.judged(held, known=users, guard=guard)) == [(C.SENDER, R.SENDER_KEY_MISMATCH, "")]
+        assert len(guard) == 0
+        said.event["sender"] = EVE.user_id
+        both = [(C.SENDER, R.SENDER_KEY_MISMATCH, ""), (C.SENDER, R.SENDER_MISMATCH, "")]
+        assert failures(said.judged(held, known=users)) == both
+
+    def test_after_a_restart(self) -> None:
+        restored = InboundSession.from_json(json.loads(json.dumps(SESSION.to_json())))
+        event = GROUP.say("x").judged(restored, known=VERIFIED_ALICE).require()
+        assert event.session == SESSION
+
+
+HANDED_ON = [one for one in SessionSource if one is not SessionSource.ROOM_KEY]
+EVERYBODY = {**known(EVE_USER, EVE.signed_keys), **KNOWN_ALICE}
+
+
+@pytest.mark.parametrize("source", HANDED_ON)
+class TestACopy:
+    """Attacks 57 and 59: a member sends the message of another as his own; the key was handed on to oneself."""
+
+    @staticmethod
+    def copied(said: Said) -> Said:
+        return Said({**said.event, "sender": EVE.user_id, "event_id": "$evil"}, said.inside, said.index)
+
+    def test_is_refused_if_one_knows_the_device_that_is_said_to_have_made_the_session(
+        self, source: SessionSource
+    ) -> None:
+        group, guard = Group(), ReplayGuard()
+        held, said = session(source, group), group.say("I, Alice, say so")
+        assert failures(self.copied(said).judged(held, known=EVERYBODY, guard=guard)) == [
+            (C.SENDER, R.SENDER_MISMATCH, "")
+        ]
+        event = said.judged(held, known=EVERYBODY, guard=guard).require()
+        assert (event.sender, event.replay, event.session) == (None, ReplayVerdict.NEW, held)
+
+    def test_does_not_keep_out_the_true_one(self, source: SessionSource) -> None:
+        group, guard = Group(), ReplayGuard()
+        held, said = session(source, group), group.say("I, Alice, say so")
+        copy_ = self.copied(said)
+        assert copy_.judged(held, guard=guard).require().replay is ReplayVerdict.NEW
+        event = said.judged(held, guard=guard).require()
+        assert event.replay is ReplayVerdict.DISPUTED
+        assert "disputed" in repr(event)
+        assert said.judged(held, guard=guard).require().replay is ReplayVerdict.SAME_EVENT
+        said.event["event_id"] = "$again"
+        assert failures(said.judged(held, guard=guard)) == [(C.REPLAY, R.REPLAYED, "")]
+
+    def test_passes_for_an_impersonation_where_that_is_allowed(self, source: SessionSource) -> None:
+        group = Group()
+        held, copy_ = session(source, group), self.copied(group.say("x"))
+        event = copy_.judged(held, known=EVERYBODY, policy=ALLOW).require()
+        assert (event.sender, event.has_impersonated_sender) == (None, True)
+        unsigned = {**EVERYBODY, **learned({}, ALICE_USER, [PHONE.keys()])}
+        judged = copy_.judged(held, known=unsigned, policy=ALLOW)
+        assert failures(judged) == [(C.SENDER, R.UNTRUSTED_SENDER, "")]
+
+    def test_both_keys_are_those_of_the_device(self, source: SessionSource) -> None:
+        """Anybody can list another's Olm identity key as his own; nobody his signing key."""
+        group = Group()
+        held, said = session(source, group), group.say("x")
+        users = {**known(EVE_USER, EVE.keys(curve25519_key=PHONE.curve25519_key)), **KNOWN_ALICE}
+        assert said.judged(held, known=users).event
+        del users[ALICE_USER.user_id]
+        assert said.judged(held, known=users).event
+
+    def test_whoever_else_has_both_keys_takes_nothing_from_their_owner(self, source: SessionSource) -> None:
+        group = Group()
+        held, said = session(source, group), group.say("x")
+        twin = Person(user=EVE_USER, device_id=PHONE.device_id, account=PHONE.account)
+        for users in ({**known(EVE_USER, twin.keys()), **KNOWN_ALICE}, {**KNOWN_ALICE, **known(EVE_USER, twin.keys())}):
+            assert said.judged(held, known=users).event
+        carol = Said({**said.event, "sender": "@carol:c.example"}, said.inside, said.index)
+        for users in ({**known(EVE_USER), **KNOWN_ALICE}, {**KNOWN_ALICE, **known(EVE_USER)}):
+            assert failures(carol.judged(held, known=users)) == [(C.SENDER, R.SENDER_MISMATCH, "")]
+
+    @pytest.mark.parametrize("value", [{"@x:y": 5}, {PHONE.user_id: 5}, Hostile()])
+    def test_of_known_users_only(self, source: SessionSource, value: Any) -> None:
+        group = Group()
+        with pytest.raises(LocalProtocolError) as caught:
+            group.say("x").judged(session(source, group), known=value)
+        assert caught.value.path.startswith("/known")
+
+
 def evolve_index(made: InboundSession) -> InboundSession:
     """The session as if its key had come at the beginning."""
     stored: JsonObject = json.loads(json.dumps(made.to_json()))
@@ -375,8 +509,9 @@ class TestReplays:
 class TestAllAtOnce:
     def test_every_check_that_failed_is_named_in_order(self) -> None:
         guard, said = ReplayGuard(), GROUP.say("x")
-        assert said.judged(SESSION, guard=guard).event
-        said.event.update(sender=EVE.user_id, event_id="$again")
+        said.event["sender"] = EVE.user_id
+        assert said.judged(SESSION, guard=guard, policy=ALLOW).event
+        said.event["event_id"] = "$again"
         said.content["session_id"] = Group().session_id
         said.inside = {"type": "m.room.encrypted", "content": 5, "room_id": OTHER_ROOM, "state_key": ""}
         assert failures(said.judged(SESSION, guard=guard)) == [
@@ -477,7 +612,9 @@ class TestJudgments:
 
 
 class TestOddValues:
-    @pytest.mark.parametrize("name", ["event", "plaintext", "message_index", "session", "guard", "sender_policy"])
+    @pytest.mark.parametrize(
+        "name", ["event", "plaintext", "message_index", "session", "known", "guard", "sender_policy", "verifier"]
+    )
     def test_nothing_foreign_comes_out(self, name: str) -> None:
         said = GROUP.say("x")
         good: dict[str, Any] = {
@@ -485,8 +622,10 @@ class TestOddValues:
             "plaintext": said.plaintext,
             "message_index": said.index,
             "session": SESSION,
+            "known": {},
             "guard": None,
             "sender_policy": SenderPolicy.SAME_USER,
+            "verifier": LIBSODIUM,
         }
 
         def call(value: Any) -> None:
@@ -499,7 +638,7 @@ class TestOddValues:
                 raise
 
         paths: set[str] = set()
-        accepted = {"plaintext": 2, "message_index": 1, "guard": 1}
+        accepted = {"plaintext": 2, "message_index": 1, "guard": 1, "known": 6}
         assert only_own_errors(call) == len(ODD) - accepted.get(name, 0)
         assert paths == {f"/{name}"}
 
@@ -520,7 +659,9 @@ class TestOddValues:
                 plaintext = json.dumps({**said.inside, name: value}).encode()
             except (TypeError, ValueError, RuntimeError):  # it cannot be written at all
                 return
-            judged = check_megolm_event(said.received, plaintext, message_index=said.index, session=SESSION, guard=None)
+            judged = check_megolm_event(
+                said.received, plaintext, message_index=said.index, session=SESSION, known={}, guard=None
+            )
             assert (judged.event is None) is bool(judged.failed)
 
         assert only_own_errors(call) == 0

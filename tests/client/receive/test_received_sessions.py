@@ -42,6 +42,7 @@ from matrix_e2e_keys.events.key_bundles import RoomKeyBundle
 from matrix_e2e_keys.events.room_keys import RoomKeyContent
 from matrix_e2e_keys.events.withheld import WithheldNotice
 from matrix_e2e_keys.models.device_keys import DeviceKeys
+from matrix_e2e_keys.signing.verifiers import LIBSODIUM
 
 A, R, S = RoomKeyAction, Reason, SessionSource
 GROUP, OTHER = Group(), Group()
@@ -126,7 +127,7 @@ class TestOnesOwn:
         assert (decision.action, decision.require().source) == (A.STORE, S.ROOM_KEY)
         made = decision.require()
         assert made.sender is not None
-        assert (made.trust, made.sender.local_trust) == (SenderTrust.VERIFIED, LocalTrust.UNSET)
+        assert (made.trust, made.sender.local_trust) == (SenderTrust.VERIFIED, LocalTrust.VERIFIED)
         assert (made.sender.device, made.shared_history) == (PHONE.device, True)
         assert type(made).from_json(made.to_json()).to_json() == made.to_json()
 
@@ -204,7 +205,9 @@ class TestImported:
 class TestBundles:
     def test_keys_of_the_room(self) -> None:
         bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP, 2), historic(OTHER)])
-        judged = sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held={}, session_id_of=exported_id_of)
+        judged = sessions_from_bundle(
+            bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held={}, session_id_of=exported_id_of
+        )
         assert judged.rejected == ()
         assert set(judged.accepted) == {GROUP.session_id, OTHER.session_id}
         decision = judged.accepted[GROUP.session_id]
@@ -223,7 +226,7 @@ class TestBundles:
                 evolve(historic(GROUP, 3), session_id=OTHER.session_id),
             )
         )
-        judged = sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held={})
+        judged = sessions_from_bundle(bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held={})
         assert list(judged.accepted) == [GROUP.session_id]
         assert [(one.path, one.reason) for one in judged.rejected] == [
             ("/room_keys/0/session_id", R.SESSION_MISMATCH),
@@ -238,38 +241,47 @@ class TestBundles:
         bundle = RoomKeyBundle(
             room_keys=(historic(GROUP, 5, room_id=OTHER_ROOM), historic(OTHER, 1, room_id=OTHER_ROOM))
         )
-        judged = sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held={})
+        judged = sessions_from_bundle(bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held={})
         assert [one.path for one in judged.rejected] == ["/room_keys/0/room_id", "/room_keys/1/room_id"]
 
     def test_of_several_keys_the_one_that_opens_most(self) -> None:
         bundle = RoomKeyBundle(room_keys=(historic(GROUP, 5), historic(GROUP, 1), historic(GROUP, 3)))
-        judged = sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held={})
+        judged = sessions_from_bundle(bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held={})
         assert judged.accepted[GROUP.session_id].require().first_index == 1
         assert judged.rejected == ()
 
     def test_what_is_held_is_not_taken_over(self) -> None:
         held = {one.session_id: session(S.ROOM_KEY, one, one.group.message_index) for one in (GROUP, OTHER)}
         bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP), historic(OTHER, maker=BOBS_TABLET)])
-        judged = sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held=held, connects=yes)
+        judged = sessions_from_bundle(
+            bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held=held, connects=yes
+        )
         assert judged.accepted[GROUP.session_id].require() is held[GROUP.session_id]
         assert [(one.path, one.reason) for one in judged.rejected] == [("/room_keys/1", R.SENDER_MISMATCH)]
 
     def test_from_somebody_for_whose_device_nobody_vouches(self) -> None:
         bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP)])
         with pytest.raises(VerificationError) as caught:
-            sessions_from_bundle(bundle, room_id=ROOM, forwarder=STRANGER, held={})
+            sessions_from_bundle(bundle, room_id=ROOM, inviter=STRANGER.user_id, forwarder=STRANGER, held={})
+        assert caught.value.reason is R.UNTRUSTED_SENDER
+
+    @pytest.mark.parametrize("inviter", [TABLET.user_id, PHONE.user_id])
+    def test_from_somebody_who_has_not_invited_anybody(self, inviter: str) -> None:
+        bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP)])
+        with pytest.raises(VerificationError) as caught:
+            sessions_from_bundle(bundle, room_id=ROOM, inviter=inviter, forwarder=CAROL, held={})
         assert caught.value.reason is R.UNTRUSTED_SENDER
 
     @pytest.mark.parametrize("held", [Hostile(), Names({GROUP.session_id: 5}), {GROUP.session_id: "x"}, 5, None])
     def test_what_is_held_is_the_callers(self, held: Any) -> None:
         bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP)])
         with pytest.raises(LocalProtocolError) as caught:
-            sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held=held)
+            sessions_from_bundle(bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held=held)
         assert caught.value.path.startswith("/held")
 
     def test_any_mapping_will_do(self) -> None:
         bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP)])
-        judged = sessions_from_bundle(bundle, room_id=ROOM, forwarder=CAROL, held=Names({}))
+        judged = sessions_from_bundle(bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held=Names({}))
         assert set(judged.accepted) == {GROUP.session_id}
 
 
@@ -277,8 +289,15 @@ class TestOddValues:
     CALLS: tuple[tuple[Any, dict[str, Any], dict[str, int]], ...] = (
         (
             judge_room_key,
-            {"event": room_key(room_key_content(GROUP)), "held": None, "connects": None, "session_id_of": None},
-            {"held": 1, "connects": len(ODD), "session_id_of": 2},
+            {
+                "event": room_key(room_key_content(GROUP)),
+                "held": None,
+                "known": None,
+                "connects": None,
+                "session_id_of": None,
+                "verifier": LIBSODIUM,
+            },
+            {"held": 1, "known": len(ODD), "connects": len(ODD), "session_id_of": 2},
         ),
         (
             session_of_own,
@@ -306,6 +325,7 @@ class TestOddValues:
             {
                 "bundle": RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP)]),
                 "room_id": ROOM,
+                "inviter": CAROL.user_id,
                 "forwarder": CAROL,
                 "held": {},
                 "session_id_of": None,

@@ -18,15 +18,17 @@ from matrix_e2e_keys.client.receive.replay_guard import ReplayGuard, ReplayVerdi
 from matrix_e2e_keys.errors import LocalProtocolError, Reason
 
 ROOM, OTHER_ROOM = "!room:a.example", "!other:a.example"
-NEW, SAME, REPLAYED, NOT_REMEMBERED = ReplayVerdict
+ALICE, EVE, CAROL, DAVE, FRED = (f"@{name}:a.example" for name in ("alice", "eve", "carol", "dave", "fred"))
+NEW, SAME, REPLAYED, DISPUTED, NOT_REMEMBERED = ReplayVerdict
 
 
-def message(index: Any = 0, event_id: Any = "$e", ts: Any = 1, **changed: Any) -> dict[str, Any]:
+def message(index: Any = 0, event_id: Any = "$e", ts: Any = 1, sender: Any = ALICE, **changed: Any) -> dict[str, Any]:
     """A message and its event, as a guard asks for them."""
     return {
         "room_id": ROOM,
         "session_id": "S",
         "message_index": index,
+        "sender": sender,
         "event_id": event_id,
         "origin_server_ts": ts,
         **changed,
@@ -91,15 +93,86 @@ class TestWhatItSays:
         assert guard(message()).check(**message(index=5)) is NEW
 
     def test_event_ids_are_kept_as_they_are(self) -> None:
-        long = "$" + "é" * 300
+        long = "$" + "é" * 127
         made = guard(message(event_id=long))
         assert again(made).check(**message(event_id=long)) is SAME
         assert again(made).check(**message(event_id=long[:-1])) is REPLAYED
+
+    def test_event_ids_have_at_most_255_bytes(self) -> None:
+        """Otherwise a server fills the memory with as many entries as there may be."""
+        for event_id in ("$" + "x" * 255, "$" + "é" * 128):
+            with pytest.raises(LocalProtocolError) as caught:
+                guard().check(**message(event_id=event_id))
+            assert (caught.value.path, caught.value.reason) == ("/event_id", Reason.INVALID_IDENTIFIER)
 
     @pytest.mark.parametrize("index", [0, MAX_MESSAGE_INDEX])
     def test_the_first_and_the_last_index(self, index: int) -> None:
         made = guard(message(index))
         assert (made.check(**message(index)), made.check(**message(7))) == (SAME, NEW)
+
+
+class TestSenders:
+    """Attacks 57 and 59: a member sends the message of another as his own, before it arrives."""
+
+    def test_no_user_keeps_out_anothers_event(self) -> None:
+        made = guard(message(event_id="$evil", sender=EVE))
+        assert made.check(**message()) is DISPUTED
+        assert made.record(**message()) is DISPUTED
+        for one in (made, again(made)):
+            assert one.check(**message()) is SAME
+            assert one.check(**message(event_id="$other")) is REPLAYED
+            assert one.check(**message(event_id="$evil", sender=EVE)) is SAME
+            assert one.check(**message(event_id="$e", sender=EVE)) is REPLAYED
+            assert one.check(**message(sender=CAROL)) is DISPUTED
+        assert len(made) == 2
+
+    def test_of_one_message_few_senders_are_remembered(self) -> None:
+        """A server can make up as many as it likes."""
+        made = guard(*[message(sender=sender) for sender in (EVE, CAROL, DAVE, ALICE, FRED)])
+        assert len(made) == 4
+        assert [made.check(**message(sender=sender)) for sender in (EVE, ALICE, FRED)] == [SAME, SAME, DISPUTED]
+        assert again(made).to_json() == made.to_json()
+
+    @pytest.mark.parametrize("bounds", [{"max_entries": 3}, {"max_session_entries": 3}])
+    def test_nothing_is_forgotten_for_a_further_sender(self, bounds: dict[str, int]) -> None:
+        made = guard(message(0), message(1), message(2), message(1, sender=EVE), **bounds)
+        assert [made.check(**message(index)) for index in range(3)] == [SAME] * 3
+        assert made.check(**message(1, sender=EVE)) is DISPUTED
+        assert len(made) == 3
+
+    def test_no_other_session_is_forgotten_for_a_further_sender(self) -> None:
+        made = guard(message(session_id="T"), message(0), message(1), message(1, sender=EVE), max_entries=3)
+        assert made.check(**message(session_id="T")) is SAME
+        assert len(made) == 3
+
+    def test_what_further_senders_take_is_forgotten_with_the_message(self) -> None:
+        made = guard(message(0), message(0, sender=EVE), message(1), message(2), max_session_entries=3)
+        assert [made.check(**message(index)) for index in range(3)] == [NOT_REMEMBERED, SAME, SAME]
+        assert made.check(**message(0, sender=EVE)) is NOT_REMEMBERED
+        assert len(made) == 2
+        made.record(**message(3))
+        assert made.check(**message(1)) is SAME, "there was room for one"
+        made.record(**message(4))
+        assert [made.check(**message(index)) for index in (1, 2, 4)] == [NOT_REMEMBERED, SAME, SAME]
+
+    def test_a_session_is_forgotten_with_all_senders(self) -> None:
+        made = guard(message(), message(sender=EVE), message(session_id="T"), message(1, session_id="T"), max_entries=3)
+        assert len(made) == 2
+        assert made.check(**message(sender=EVE)) is NOT_REMEMBERED
+        made.forget_session(ROOM, "T")
+        assert len(made) == 0
+
+    @pytest.mark.parametrize("bounds", [{"max_entries": 1}, {"max_session_entries": 1}])
+    def test_with_less_room_after_a_restart(self, bounds: dict[str, int]) -> None:
+        made = again(guard(message(), message(sender=EVE), message(sender=CAROL)), **bounds)
+        assert len(made) == 1
+        assert [made.check(**message(sender=sender)) for sender in (ALICE, EVE, CAROL)] == [SAME, DISPUTED, DISPUTED]
+        assert made.check(**message(7)) is NEW
+
+    def test_many_stored_senders_of_one_message_take_no_room(self) -> None:
+        obj: Any = guard(message()).to_json()
+        obj["sessions"][0]["seen"] = [[0, f"@u{number}:a.example", "$e", 1] for number in range(9)]
+        assert len(ReplayGuard.from_json(obj)) == 4
 
 
 class TestForgetting:
@@ -318,14 +391,16 @@ class TestDamagedState:
             (("sessions", 0, "seen"), []),
             (("sessions", 0, "seen"), {}),
             (("sessions", 0, "seen", 0), {}),
-            (("sessions", 0, "seen", 0), [1, "$e"]),
-            (("sessions", 0, "seen", 0), [1, "$e", 1, 1]),
+            (("sessions", 0, "seen", 0), [1, "$e", 1]),
+            (("sessions", 0, "seen", 0), [1, ALICE, "$e", 1, 1]),
             (("sessions", 0, "seen", 0, 0), -1),
             (("sessions", 0, "seen", 0, 0), "1"),
-            (("sessions", 0, "seen", 0, 1), ""),
-            (("sessions", 0, "seen", 0, 1), "\ud800"),
-            (("sessions", 0, "seen", 0, 2), -1),
-            (("sessions", 0, "seen", 0, 2), 1.0),
+            (("sessions", 0, "seen", 0, 1), "alice"),
+            (("sessions", 0, "seen", 0, 2), ""),
+            (("sessions", 0, "seen", 0, 2), "\ud800"),
+            (("sessions", 0, "seen", 0, 2), "x" * 256),
+            (("sessions", 0, "seen", 0, 3), -1),
+            (("sessions", 0, "seen", 0, 3), 1.0),
             (("marks", 0), []),
             (("marks", 0, "room_id"), "room"),
             (("marks", 0, "session_id"), ""),
@@ -364,12 +439,12 @@ class TestDamagedState:
             ReplayGuard.from_json(obj)
         assert caught.value.path == "/marks/0/session_id"
 
-    def test_an_index_stands_there_once(self) -> None:
+    def test_a_sender_stands_there_once_for_an_index(self) -> None:
         obj = self.stored()
         obj["sessions"][0]["seen"] *= 2
         with pytest.raises(LocalProtocolError) as caught:
             ReplayGuard.from_json(obj)
-        assert caught.value.path == "/sessions/0/seen/1/0"
+        assert caught.value.path == "/sessions/0/seen/1/1"
 
     def test_a_table_of_another_size(self) -> None:
         obj = self.stored()
@@ -385,38 +460,43 @@ class TestDamagedState:
 _SESSIONS = st.sampled_from("ABCDEFGH")
 _INDICES = st.integers(0, 6)
 _EVENTS = st.sampled_from(["$1", "$2"])
+_SENDERS = st.sampled_from([ALICE, ALICE, EVE, CAROL])
 
 
 class Replays(RuleBasedStateMachine):
     """A guard with next to no room, beside one that never forgets.
 
-    Nothing that was seen is new, and no event is replayed that is the one which was seen last, or the only one.
+    Nothing that was seen is new, no event is replayed that is the only one of its sender, and none is disputed of which
+    no other sender had the message.
     """
 
     @initialize(max_entries=st.integers(1, 4), max_session_entries=st.integers(1, 3), max_marks=st.integers(0, 2))
     def begin(self, **bounds: int) -> None:
         self.bounds = bounds
         self.guard = ReplayGuard(**bounds)
-        self.seen: dict[tuple[str, int], set[str]] = {}
-        self.last: dict[tuple[str, int], str] = {}
+        self.seen: dict[tuple[str, int], dict[str, set[str]]] = {}
 
-    @rule(session=_SESSIONS, index=_INDICES, event=_EVENTS, tell=st.booleans())
-    def see(self, session: str, index: int, event: str, tell: bool) -> None:
-        one = message(index, event, session_id=session)
+    @rule(session=_SESSIONS, index=_INDICES, event=_EVENTS, sender=_SENDERS, tell=st.booleans())
+    def see(self, session: str, index: int, event: str, sender: str, tell: bool) -> None:
+        one = message(index, event, session_id=session, sender=sender)
         verdict = self.guard.check(**one)
-        before = self.seen.get((session, index), set())
+        before = self.seen.get((session, index), {})
         if before:
             assert verdict is not NEW, "it was seen, and is taken for new"
         if verdict is SAME:
-            assert self.last[session, index] == event
+            assert event in before[sender]
         if verdict is REPLAYED:
-            assert self.last[session, index] != event
+            assert before[sender] - {event}
+        if verdict is DISPUTED:
+            assert set(before) - {sender}
         if not tell:
             return
         assert self.guard.record(**one) is verdict
         if verdict is not REPLAYED:
-            self.seen.setdefault((session, index), set()).add(event)
-            self.last[session, index] = event
+            self.seen.setdefault((session, index), {}).setdefault(sender, set()).add(event)
+        if verdict not in (REPLAYED, DISPUTED) and self.bounds["max_session_entries"] > 1 < self.bounds["max_entries"]:
+            is_the_lowest = index <= self.guard._forgotten((ROOM, session))
+            assert is_the_lowest or self.guard.check(**one) is SAME
 
     @rule()
     def restart(self) -> None:
@@ -427,7 +507,7 @@ class Replays(RuleBasedStateMachine):
     def forget(self, session: str) -> None:
         self.guard.forget_session(ROOM, session)
         for name in [name for name in self.seen if name[0] == session]:
-            del self.seen[name], self.last[name]
+            del self.seen[name]
 
     @invariant()
     def there_is_no_more_than_there_may_be(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,21 +10,43 @@ import vodozemac
 from attrs import evolve
 
 from client.receive.megolm_people import (
+    CAROL,
+    KNOWN_ALICE,
     OTHER_ROOM,
+    ROOM,
     VERIFIED_ALICE,
     Connects,
     Group,
+    historic,
     no,
     offered,
+    room_key,
+    room_key_content,
     session,
     signed_at,
     yes,
 )
-from client.receive.olm_people import EVE, EVE_USER, LAPTOP, PHONE, Person, known
+from client.receive.olm_people import (
+    ALICE_USER,
+    EVE,
+    EVE_USER,
+    LAPTOP,
+    PHONE,
+    Person,
+    known,
+    learned,
+    letter,
+    without_keys,
+)
 from matrix_e2e_keys.client.receive.inbound_sessions import InboundSession, SessionSource
+from matrix_e2e_keys.client.receive.received_sessions import judge_room_key, session_of_own, sessions_from_bundle
 from matrix_e2e_keys.client.receive.room_key_decisions import RoomKeyAction, RoomKeyDecision
+from matrix_e2e_keys.client.receive.sender_values import SenderTrust
+from matrix_e2e_keys.client.users.known_user import KnownUser, LocalTrust
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, VerificationError
+from matrix_e2e_keys.events.key_bundles import RoomKeyBundle
 from matrix_e2e_keys.events.olm_formats import MegolmSessionKey
+from matrix_e2e_keys.events.room_keys import RoomKeyContent
 
 A, R, S = RoomKeyAction, Reason, SessionSource
 GROUP = Group()
@@ -31,7 +54,7 @@ FIRST, HELD, LAST = 1, 4, 7
 for at in (0, FIRST, HELD, LAST):
     signed_at(GROUP, at)
 
-RANKS = [{S.ROOM_KEY}, {S.FORWARDED}, {S.EXPORT, S.BACKUP, S.HISTORY_BUNDLE}]
+RANKS = [{S.ROOM_KEY}, {S.FORWARDED}, {S.EXPORT, S.BACKUP}, {S.HISTORY_BUNDLE}]
 PAIRS = [(new, held) for new in S for held in S]
 
 
@@ -43,7 +66,7 @@ def rank(source: SessionSource) -> int:
 BETTER = [(new, held) for new, held in PAIRS if rank(new) < rank(held)]
 NOT_BETTER = [(new, held) for new, held in PAIRS if rank(new) >= rank(held)]
 NOT_CERTAIN = [(new, held) for new, held in NOT_BETTER if new is not S.ROOM_KEY]
-NOT_CONNECTED: list[Connects] = [None, no]
+BUNDLE = S.HISTORY_BUNDLE
 
 
 def outcome(decision: RoomKeyDecision) -> tuple[RoomKeyAction, Reason | None]:
@@ -85,12 +108,9 @@ class TestABetterOne:
 
     @pytest.mark.parametrize(("new", "held"), BETTER)
     @pytest.mark.parametrize("index", [FIRST, HELD, LAST])
-    @pytest.mark.parametrize("connects", NOT_CONNECTED)
-    def test_that_does_not_connect(
-        self, new: SessionSource, held: SessionSource, index: int, connects: Connects
-    ) -> None:
+    def test_that_does_not_connect(self, new: SessionSource, held: SessionSource, index: int) -> None:
         """What is held was put together by somebody, in order to keep the true key out."""
-        decision = offered(new, GROUP, index, held=session(held, GROUP, HELD), connects=connects)
+        decision = offered(new, GROUP, index, held=session(held, GROUP, HELD), connects=no)
         assert outcome(decision) == (A.REPLACE, None)
         assert takes_the_key(decision, index)
         assert decision.require().first_index == index
@@ -109,13 +129,10 @@ class TestAnotherOne:
         assert after.first_index == FIRST
 
     @pytest.mark.parametrize(("new", "held"), NOT_CERTAIN)
-    @pytest.mark.parametrize("connects", NOT_CONNECTED)
-    def test_that_does_not_connect_and_opens_more(
-        self, new: SessionSource, held: SessionSource, connects: Connects
-    ) -> None:
+    def test_that_does_not_connect_and_opens_more(self, new: SessionSource, held: SessionSource) -> None:
         """Somebody has put together a key that claims to open more."""
         before = session(held, GROUP, HELD)
-        decision = offered(new, GROUP, FIRST, held=before, connects=connects)
+        decision = offered(new, GROUP, FIRST, held=before, connects=no)
         assert outcome(decision) == (A.KEEP, R.SESSION_MISMATCH)
         assert (decision.key, decision.session) == (None, before)
 
@@ -157,7 +174,9 @@ class TestContradictions:
         self, new: SessionSource, held: SessionSource, changed: Any, reason: Reason, path: str, index: int
     ) -> None:
         """Whoever has a key can send it on, and say that it is his, or of another room."""
-        if new is S.HISTORY_BUNDLE:  # there it stands among the rejected
+        if new is BUNDLE:  # there it stands among the rejected
+            return
+        if held is BUNDLE:  # see TestABundle
             return
         before = session(held, GROUP, HELD)
         decision = offered(new, GROUP, index, held=before, connects=yes, **self.changed(changed))
@@ -169,14 +188,14 @@ class TestContradictions:
 
     @pytest.mark.parametrize(("new", "held"), BETTER)
     @pytest.mark.parametrize(("changed", "reason", "path"), CASES)
-    @pytest.mark.parametrize("connects", NOT_CONNECTED)
     def test_a_better_one_that_does_not_connect_is_not(
-        self, new: SessionSource, held: SessionSource, changed: Any, reason: Reason, path: str, connects: Connects
+        self, new: SessionSource, held: SessionSource, changed: Any, reason: Reason, path: str
     ) -> None:
         """Otherwise whoever knows a session id could keep its key out, with one that he has put together."""
         before = session(held, GROUP, HELD)
-        decision = offered(new, GROUP, LAST, held=before, connects=connects, **self.changed(changed))
-        assert outcome(decision) == (A.REPLACE, None)
+        decision = offered(new, GROUP, LAST, held=before, connects=no, **self.changed(changed))
+        is_elsewhere = held is BUNDLE and "room_id" in changed
+        assert outcome(decision) == (A.STORE if is_elsewhere else A.REPLACE, None)
         assert decision.require().source is new
         assert decision.require().room_id == changed.get("room_id", before.room_id)
 
@@ -193,7 +212,197 @@ class TestContradictions:
         assert offered(S.ROOM_KEY, GROUP, FIRST, held=held, users=VERIFIED_ALICE).action is A.REPLACE
 
 
+class TestABundle:
+    """Whoever invites somebody can put anything into a bundle. It keeps out nothing that is surer."""
+
+    @pytest.mark.parametrize("new", [source for source in S if source is not BUNDLE])
+    @pytest.mark.parametrize("maker", [EVE, LAPTOP])
+    @pytest.mark.parametrize(("index", "action"), [(FIRST, A.REPLACE), (HELD, A.REPLACE), (LAST, A.UPGRADE_SENDER)])
+    def test_with_a_true_key_and_a_false_maker(
+        self, new: SessionSource, maker: Person, index: int, action: RoomKeyAction
+    ) -> None:
+        """The session is of whom the better key says, and the ratchet stays, if it opens more."""
+        before = session(BUNDLE, GROUP, HELD, maker=maker)
+        decision = offered(new, GROUP, index, held=before, connects=yes)
+        assert outcome(decision) == (action, None)
+        after = decision.require()
+        assert (after.source, after.first_index) == (new, min(index, HELD))
+        made_by = after.claimed_ed25519_key if after.sender is None else after.sender.ed25519_key
+        assert made_by == PHONE.ed25519_key
+
+    @pytest.mark.parametrize("new", list(S))
+    @pytest.mark.parametrize("connects", [None, yes, no])
+    @pytest.mark.parametrize("index", [FIRST, HELD, LAST])
+    def test_for_another_room(self, new: SessionSource, connects: Connects, index: int) -> None:
+        """Neither of two rooms keeps the other out, nor takes its place: both are looked up by their own name."""
+        before = session(BUNDLE, GROUP, HELD, room_id=OTHER_ROOM)
+        decision = offered(new, GROUP, index, held=before, connects=connects)
+        assert outcome(decision) == (A.STORE, None)
+        assert takes_the_key(decision, index)
+        assert decision.require().lookup_key == (ROOM, GROUP.session_id) != before.lookup_key
+        assert decision.require().to_json() == session(new, GROUP, index).to_json()
+
+    def test_is_no_reason_to_take_another_one(self) -> None:
+        before = session(BUNDLE, GROUP, HELD, maker=EVE)
+        bundle = RoomKeyBundle.build(room_id=ROOM, room_keys=[historic(GROUP, FIRST)])
+        held = {GROUP.session_id: before}
+        judged = sessions_from_bundle(
+            bundle, room_id=ROOM, inviter=CAROL.user_id, forwarder=CAROL, held=held, connects=yes
+        )
+        assert [one.reason for one in judged.rejected] == [R.SENDER_MISMATCH]
+
+    @pytest.mark.parametrize("held", [source for source in S if source is not BUNDLE])
+    def test_takes_nothing_over(self, held: SessionSource) -> None:
+        before = session(held, GROUP, HELD)
+        assert offered(BUNDLE, GROUP, LAST, held=before, connects=no).session is before
+
+
+VERIFIED_EVE = known(EVE_USER, EVE.signed_keys, verified=True)
+KNOWN_EVE = known(EVE_USER, EVE.signed_keys)
+BLACKLISTED_EVE = {
+    EVE.user_id: KNOWN_EVE[EVE.user_id].with_trust(EVE.ed25519_key, LocalTrust.BLACKLISTED),
+}
+Users = Mapping[str, KnownUser]
+
+
+class TestTheOwner:
+    """Attack 57: a member sends on the key of another's session as his own, before its maker does."""
+
+    def held_by_eve(self, users: Users) -> InboundSession:
+        return session(S.ROOM_KEY, GROUP, HELD, maker=EVE, users=users)
+
+    @pytest.mark.parametrize("users", [{}, BLACKLISTED_EVE])
+    @pytest.mark.parametrize("maker", [KNOWN_ALICE, VERIFIED_ALICE])
+    @pytest.mark.parametrize(
+        ("index", "action"), [(FIRST, A.REPLACE), (HELD, A.UPGRADE_SENDER), (LAST, A.UPGRADE_SENDER)]
+    )
+    def test_for_whom_an_identity_vouches_takes_over_from_whom_none_does(
+        self, users: Users, maker: Users, index: int, action: RoomKeyAction
+    ) -> None:
+        held = self.held_by_eve(users)
+        assert held.trust is SenderTrust.DEVICE_KNOWN
+        decision = offered(S.ROOM_KEY, GROUP, index, held=held, users=maker)
+        assert outcome(decision) == (action, None)
+        assert (decision.key is not None) is (action is A.REPLACE)
+        after = decision.require()
+        assert after.sender is not None
+        assert (after.sender.user_id, after.first_index) == (PHONE.user_id, min(index, HELD))
+
+    @pytest.mark.parametrize("users", [KNOWN_EVE, VERIFIED_EVE])
+    @pytest.mark.parametrize("maker", [{}, KNOWN_ALICE, VERIFIED_ALICE])
+    def test_for_whom_an_identity_vouches_stays(self, users: Users, maker: Users) -> None:
+        held = self.held_by_eve(users)
+        decision = offered(S.ROOM_KEY, GROUP, FIRST, held=held, users=maker)
+        assert outcome(decision) == (A.REFUSE, R.SENDER_MISMATCH)
+
+    def test_stays_where_an_identity_vouches_for_neither(self) -> None:
+        decision = offered(S.ROOM_KEY, GROUP, FIRST, held=self.held_by_eve({}), users={})
+        assert outcome(decision) == (A.REFUSE, R.SENDER_MISMATCH)
+
+    def test_whose_identity_is_a_new_one_neither_takes_over_nor_loses(self) -> None:
+        eve, alice = (evolve(user, generation=1) for user in (EVE_USER, ALICE_USER))
+        changed = {
+            **learned(KNOWN_EVE, eve, [EVE.keys(cross_signed_by=eve)]),
+            **learned(KNOWN_ALICE, alice, [PHONE.keys(cross_signed_by=alice)]),
+        }
+        for users, maker, trust in (({}, changed, SenderTrust.DEVICE_KNOWN), (changed, {}, SenderTrust.OWNER_CHANGED)):
+            held = self.held_by_eve(users)
+            assert held.trust is trust
+            decision = offered(S.ROOM_KEY, GROUP, FIRST, held=held, users=maker or VERIFIED_ALICE)
+            assert outcome(decision) == (A.REFUSE, R.SENDER_MISMATCH)
+
+    def test_takes_over_in_no_other_room(self) -> None:
+        decision = offered(S.ROOM_KEY, GROUP, FIRST, held=self.held_by_eve({}), room_id=OTHER_ROOM)
+        assert outcome(decision) == (A.REFUSE, R.ROOM_MISMATCH)
+
+    @pytest.mark.parametrize(
+        ("then", "now", "action"),
+        [
+            ({}, {**KNOWN_EVE}, A.REFUSE),
+            ({}, {}, A.UPGRADE_SENDER),
+            (KNOWN_EVE, BLACKLISTED_EVE, A.UPGRADE_SENDER),
+            (KNOWN_EVE, {}, A.REFUSE),
+        ],
+    )
+    def test_is_seen_as_one_knows_him_now(self, then: Users, now: Users, action: RoomKeyAction) -> None:
+        held = self.held_by_eve(then)
+        content = room_key_content(GROUP, signed_at(GROUP, LAST))
+        decision = judge_room_key(room_key(content, users=VERIFIED_ALICE), held=held, known={**VERIFIED_ALICE, **now})
+        assert decision.action is action
+
+    def test_whose_keys_belong_to_two_devices_does_not_stay(self) -> None:
+        content = room_key_content(GROUP, signed_at(GROUP, HELD))
+        event = without_keys(letter(EVE, event_type="m.room_key", content=content)).judged(known={}).require()
+        held = judge_room_key(event, held=None).require()
+        assert held.trust is SenderTrust.UNKNOWN_DEVICE
+        other = Person(user=EVE_USER, device_id="OTHER", account=vodozemac.Account())
+        now = known(EVE_USER, other.keys(curve25519_key=EVE.curve25519_key))
+        decision = judge_room_key(room_key(content), held=held, known=now)
+        assert decision.action is A.UPGRADE_SENDER
+
+    def test_of_one_own_session_stays(self) -> None:
+        content = RoomKeyContent.from_json(room_key_content(GROUP, signed_at(GROUP, LAST)))
+        held = session_of_own(content, own=PHONE.device).require()
+        event = room_key(content.to_json(), sender=EVE, users=VERIFIED_EVE)
+        for now in ({}, known(ALICE_USER, PHONE.keys()), known(ALICE_USER, PHONE.signed_keys)):
+            decision = judge_room_key(event, held=held, known=now)
+            assert outcome(decision) == (A.REFUSE, R.SENDER_MISMATCH)
+        unsigned = session_of_own(content, own=PHONE.keys().verify()).require()
+        decision = judge_room_key(event, held=unsigned, known=known(ALICE_USER, PHONE.keys()))
+        assert outcome(decision) == (A.REFUSE, R.SENDER_MISMATCH)
+
+    @pytest.mark.parametrize(
+        ("index", "action"), [(FIRST, A.REPLACE), (HELD, A.UPGRADE_SENDER), (LAST, A.UPGRADE_SENDER)]
+    )
+    @pytest.mark.parametrize("now", [None, VERIFIED_ALICE])
+    def test_may_be_known_better_by_now(self, index: int, action: RoomKeyAction, now: Users | None) -> None:
+        held = session(S.ROOM_KEY, GROUP, HELD, users={})
+        content = room_key_content(GROUP, signed_at(GROUP, index))
+        decision = judge_room_key(room_key(content), held=held, known=now)
+        assert outcome(decision) == (action, None)
+        assert (decision.require().trust, decision.require().first_index) == (SenderTrust.VERIFIED, min(index, HELD))
+
+    def test_is_never_known_less(self) -> None:
+        held = session(S.ROOM_KEY, GROUP, HELD)
+        decision = offered(S.ROOM_KEY, GROUP, FIRST, held=held, users={})
+        assert (decision.action, decision.require().sender) == (A.REPLACE, held.sender)
+        assert outcome(offered(S.ROOM_KEY, GROUP, HELD, held=held, users={})) == (A.KEEP, None)
+
+    def test_is_nobody_where_a_key_was_handed_on(self) -> None:
+        held = session(S.BACKUP, GROUP, HELD)
+        content = room_key_content(GROUP, signed_at(GROUP, LAST))
+        decision = judge_room_key(room_key(content), held=held, known=VERIFIED_ALICE, connects=yes)
+        assert decision.action is A.UPGRADE_SENDER
+
+    @pytest.mark.parametrize("value", [5, [], {PHONE.user_id: 5}])
+    def test_of_known_users_only(self, value: Any) -> None:
+        held = session(S.ROOM_KEY, GROUP, HELD)
+        with pytest.raises(LocalProtocolError) as caught:
+            judge_room_key(room_key(room_key_content(GROUP)), held=held, known=value)
+        assert caught.value.path.startswith("/known")
+
+
 class TestWhatIsRemembered:
+    @pytest.mark.parametrize("index", [HELD, LAST])
+    @pytest.mark.parametrize(
+        ("held", "new", "action"),
+        [(True, False, A.UPGRADE_SENDER), (False, True, A.KEEP), (True, True, A.KEEP), (False, False, A.KEEP)],
+    )
+    def test_a_maker_who_contradicts_himself_shares_nothing(
+        self, held: bool, new: bool, action: RoomKeyAction, index: int
+    ) -> None:
+        before = session(S.ROOM_KEY, GROUP, HELD, shared=held)
+        decision = offered(S.ROOM_KEY, GROUP, index, held=before, shared=new)
+        assert (decision.action, decision.key) == (action, None)
+        assert decision.require().shared_history is (held and new)
+        assert decision.require().first_index == HELD
+
+    @pytest.mark.parametrize(("held", "new"), [(True, False), (False, True)])
+    def test_nor_does_a_new_owner_share_what_the_first_one_did_not(self, held: bool, new: bool) -> None:
+        before = session(S.ROOM_KEY, GROUP, HELD, shared=held, maker=EVE, users={})
+        after = offered(S.ROOM_KEY, GROUP, LAST, held=before, shared=new).require()
+        assert after.shared_history is False
+
     @pytest.mark.parametrize(
         ("new", "held", "index", "shared"),
         [
@@ -230,6 +439,17 @@ class TestWhatIsRemembered:
 
 
 class TestConnects:
+    NEEDED = [(new, held, LAST) for new, held in BETTER] + [(new, held, FIRST) for new, held in NOT_CERTAIN]
+
+    @pytest.mark.parametrize(("new", "held", "index"), NEEDED)
+    def test_it_is_missed_where_it_would_have_to_be_asked(
+        self, new: SessionSource, held: SessionSource, index: int
+    ) -> None:
+        """To take its absence for "no" would let any member replace what one has from a backup."""
+        with pytest.raises(LocalProtocolError) as caught:
+            offered(new, GROUP, index, held=session(held, GROUP, HELD))
+        assert (caught.value.path, caught.value.reason) == ("/connects", R.WRONG_TYPE)
+
     def test_real_ratchets_are_compared_by_turning_the_earlier_one_on(self) -> None:
         """Vodozemac exports the same at the same message if, and only if, they are of one ratchet."""
         group = Group()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from client.receive.olm_people import (
     ALICE_USER,
+    BOB,
     BOB_USER,
     BOBS_TABLET,
     EVE,
@@ -28,6 +29,8 @@ from client.receive.olm_people import (
     without_keys,
 )
 from events.odd_values import Hostile, only_own_errors
+from matrix_e2e_keys.canonical_json import encode_canonical_json
+from matrix_e2e_keys.client.receive.olm_events import check_olm_event
 from matrix_e2e_keys.client.receive.olm_judgments import OlmJudgment
 from matrix_e2e_keys.client.receive.sender_values import OlmSender, SenderTrust
 from matrix_e2e_keys.client.receive.senders import reassess_sender
@@ -525,6 +528,30 @@ class TestStorage:
         assert reassess_sender(again, known=violated) == reassess_sender(sender, known=violated)
 
     @pytest.mark.parametrize(
+        "beside",
+        [
+            {"unsigned": {"x": "\ud800"}},
+            {"unsigned": {"x": 1.5}},
+            {"unsigned": {"x": 2**90}},
+            {"signatures": {"@x:y": {"ed25519:\ud800": "b"}}},
+        ],
+        ids=repr,
+    )
+    def test_whatever_a_stranger_sends_beside_what_is_signed_can_be_written(self, beside: dict[str, Any]) -> None:
+        it = letter()
+        keys = it.payload["sender_device_keys"]
+        keys.update({**beside, "signatures": {**keys["signatures"], **beside.get("signatures", {})}})
+        # As ASCII, since no UTF-8 has a lone surrogate; ratchets pass on whatever bytes there are.
+        plaintext = json.dumps(it.payload).encode("ascii")
+        sender = sender_of(check_olm_event(it.received, plaintext, own=BOB.device, known={}))
+        stored = sender.to_json()
+        assert sender.device is not None
+        assert encode_canonical_json(stored)
+        again = restored(json.loads(json.dumps(stored, ensure_ascii=False).encode("utf-8")))
+        assert again.to_json() == stored
+        assert again.device == sender.device
+
+    @pytest.mark.parametrize(
         ("name", "value", "path"),
         [
             ("user_id", "alice", "/sender/user_id"),
@@ -590,3 +617,21 @@ class TestStorage:
 
     def test_of_another_type(self) -> None:
         assert only_own_errors(lambda value: OlmSender.restore(Stored(value))) > 30
+        assert only_own_errors(OlmSender.from_json) > 30
+
+    @pytest.mark.parametrize("name", list(FIRST))
+    def test_by_itself(self, name: str) -> None:
+        obj = json.loads(json.dumps(FIRST[name].to_json()))
+        assert OlmSender.from_json(obj).to_json() == obj == FIRST[name].to_json()
+
+    def test_by_itself_with_a_verifier(self) -> None:
+        class Refusing:
+            def verify_many(self, questions: Any) -> list[bool]:
+                return [False for _ in questions]
+
+        with pytest.raises(LocalProtocolError) as caught:
+            OlmSender.from_json(FIRST["verified"].to_json(), verifier=Refusing())
+        assert caught.value.path.startswith("/device")
+        with pytest.raises(LocalProtocolError) as caught:
+            OlmSender.from_json(FIRST["unknown"].to_json(), verifier=5)  # type: ignore[arg-type]
+        assert caught.value.path == "/verifier"
