@@ -29,7 +29,10 @@ napoleon_use_ivar = True
 
 # Names of the standard library and of type aliases, which these pages do not document.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|typing|types|enum|nacl|attrs|_VodozemacAccount|_Executor|Any|Segments|T|Event|Check)(\..*)?"),
+    (
+        "py:.*",
+        r"(collections|typing|types|enum|nacl|attrs|_VodozemacAccount|_Executor|Any|Segments|T|Event|Check)(\..*)?",
+    ),
     (
         "py:.*",
         r"(Answer|Answer_co|DeviceMap|KeyMap|JsonValue|JsonObject|Usage|Numbers|SignatureQuestion|SignedParts|Refusal|Step)",

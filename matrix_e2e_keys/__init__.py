@@ -38,6 +38,7 @@ from matrix_e2e_keys.client.queries.device_lists import DeviceListTracker, Outgo
 from matrix_e2e_keys.client.queries.known_users import KnownUsers
 from matrix_e2e_keys.client.queries.query import QueryResult, UserAnswer, check_query
 from matrix_e2e_keys.client.receive.accepted_answers import AcceptedForward, AcceptedSecret
+from matrix_e2e_keys.client.receive.history_sharing import build_room_key_bundle
 from matrix_e2e_keys.client.receive.inbound_sessions import InboundSession, SessionSource
 from matrix_e2e_keys.client.receive.key_requests import KeyRequests, OutgoingMessages
 from matrix_e2e_keys.client.receive.key_sharing import (
@@ -466,6 +467,7 @@ __all__ = [
     "WithheldNotice",
     "__version__",
     "add_signature",
+    "build_room_key_bundle",
     "check_claim",
     "check_megolm_event",
     "check_olm_event",

@@ -191,6 +191,7 @@ PARTS_OF_STATE_MACHINES = {
     "Rooms",
     "ShownUsers",
     "Transactions",
+    "UnknownSenders",
     "Uploads",
 }
 """What remembers something, and so changes. Nothing else does."""

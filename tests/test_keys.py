@@ -310,6 +310,15 @@ def test_points_of_mixed_order_are_refused_by_policy(torsion: tuple[int, int], f
     assert caught.value.reason is Reason.MIXED_ORDER_KEY
 
 
+def test_which_bytes_are_a_point() -> None:
+    for y in range(2, 60):
+        for sign in (0, 1):
+            raw = (y | sign << 255).to_bytes(32, "little")
+            assert keys.is_ed25519_point(raw) is (from_y(y, sign) is not None)
+    mixed = [add(BASE, torsion) for torsion in SMALL_ORDER[1:]]
+    assert all(keys.is_ed25519_point(encode(point)) for point in (BASE, *mixed))
+
+
 def test_bytes_that_are_no_point_fail_the_policy() -> None:
     y = next(y for y in range(2, 50) if from_y(y, 0) is None)
     with pytest.raises(RemoteProtocolError):

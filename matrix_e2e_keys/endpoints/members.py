@@ -151,7 +151,10 @@ def json_object(value: object, *at: str | int) -> Mapping[str, Any]:
 
 
 class JsonView(Mapping[str, Any]):
-    """A JSON object that nobody can change: what one takes out of it is a copy."""
+    """A JSON object that nobody can change: what one takes out of it is a copy.
+
+    Its ``repr`` shows which members it has, and nothing of what they hold: that may be a secret.
+    """
 
     __slots__ = ("_members",)
 
@@ -176,7 +179,7 @@ class JsonView(Mapping[str, Any]):
     __hash__ = None  # type: ignore[assignment]  # as of every mapping
 
     def __repr__(self) -> str:
-        return repr(self._members)
+        return f"<JsonView with the members {list(self._members)}>"
 
 
 def json_value(value: object, *at: str | int) -> Any:

@@ -31,7 +31,7 @@ from matrix_e2e_keys.endpoints.members import instances, list_of
 from matrix_e2e_keys.errors import LocalProtocolError, Reason, Refusal, RemoteProtocolError, quoted, raised_as
 from matrix_e2e_keys.events.contents import callers_own
 from matrix_e2e_keys.events.encrypted import OlmEncryptedContent
-from matrix_e2e_keys.keys import Curve25519PublicKey
+from matrix_e2e_keys.keys import Curve25519PublicKey, Ed25519PublicKey
 from matrix_e2e_keys.models.device_keys import VerifiedDevice
 
 __all__ = [
@@ -139,7 +139,7 @@ class Participant:
     Attributes:
         key: the Olm identity key in unpadded base64; or what stands in the ciphertext where a key should.
         devices: the devices with that key, of all that were handed in: none if nobody knows it, several if more than
-            one claims it.
+            one claims it. Devices of one name with different signing keys are different ones.
     """
 
     key: str
@@ -265,11 +265,13 @@ def _name(device: VerifiedDevice) -> tuple[str, str]:
 
 
 def _by_key(devices: Iterable[VerifiedDevice]) -> dict[str, tuple[VerifiedDevice, ...]]:
-    by_key: dict[str, dict[tuple[str, str], VerifiedDevice]] = {}
+    """Sort devices by their Olm identity keys. Who has one name and another signing key is another device."""
+    by_key: dict[str, dict[tuple[str, str, Ed25519PublicKey], VerifiedDevice]] = {}
     for device in devices:
         if device.curve25519_key is not None:
-            by_key.setdefault(device.curve25519_key.to_base64(), {}).setdefault(_name(device), device)
-    return {key: tuple(by_name.values()) for key, by_name in by_key.items()}
+            of_key = by_key.setdefault(device.curve25519_key.to_base64(), {})
+            of_key.setdefault((*_name(device), device.ed25519_key), device)
+    return {key: tuple(of_key.values()) for key, of_key in by_key.items()}
 
 
 def compare_participants(

@@ -75,10 +75,12 @@ def check_room_payload(
 
     Whoever publishes device keys can write another device's Olm identity key into them. They are signed, but that
     does not show that he has the private half; and the payload of the draft names neither a user nor a signing key. So
-    a message is refused if two of the devices handed in here claim its ``sender_key``. If only the thief's is handed
-    in, his server can pass off messages as his that somebody else wrote: hand in as ``known`` whatever devices you
-    know. What devices say to each other today, :class:`~matrix_e2e_keys.OlmPayload`, names sender, recipient and their
-    signing keys inside, and so binds what is only inferred here.
+    a message is refused if two of the devices handed in here claim its ``sender_key``, be it under one name with
+    different signing keys. So whoever publishes another's Olm identity key as his own silences her, for receivers who
+    hand in all devices that they know: they get nothing of hers, rather than taking it for his. If only the thief's is
+    handed in, his server can pass off messages as his that somebody else wrote: hand in as ``known`` whatever devices
+    you know. What devices say to each other today, :class:`~matrix_e2e_keys.OlmPayload`, names sender, recipient and
+    their signing keys inside, and so binds what is only inferred here.
 
     Args:
         event: the event as the server delivered it. A ratchet has decrypted its message for this device, with a session

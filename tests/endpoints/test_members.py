@@ -316,7 +316,7 @@ class TestPassedOn:
         assert (list(extra), len(extra), "b" in extra, "c" in extra) == (["a", "b"], 2, True, False)
         assert extra == SendToDeviceResponse(extra={"b": None, "a": [1]}).extra
         assert extra != SendToDeviceResponse(extra={"a": [1]}).extra
-        assert repr(extra) == "{'a': [1], 'b': None}"
+        assert repr(extra) == "<JsonView with the members ['a', 'b']>"
         with pytest.raises(KeyError):
             extra["c"]
 

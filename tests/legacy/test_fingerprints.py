@@ -44,7 +44,7 @@ from matrix_e2e_keys.legacy.fingerprints import (
 )
 from matrix_e2e_keys.models.device_keys import DeviceKeys, VerifiedDevice
 from matrix_e2e_keys.signing.signers import sign_json
-from matrix_e2e_keys.testing.samples import sample_curve25519_key
+from matrix_e2e_keys.testing.samples import sample_curve25519_key, sample_secret_key
 
 # X25519 public keys that stand in RFC 7748, section 6.1, and the base point.
 RFC_KEYS = [
@@ -360,6 +360,19 @@ class TestKnownDevices:
         assert devices.expected[text_of(PHONE)] == (PHONE,)
         (found,) = devices.participants([text_of(PHONE)])
         assert found.label == "'@alice:a.example' 'PHONE' or '@mallory:m.example' 'TWIN'"
+
+    def test_one_name_with_two_signing_keys_is_two_devices(self) -> None:
+        twin = DeviceKeys.build(
+            user_id=ALICE.user_id,
+            device_id=PHONE.device_id,
+            curve25519_key=key_of(PHONE),
+            signer=sample_secret_key("thief").signer("ed25519:PHONE"),
+        ).verify()
+        assert twin.ed25519_key != PHONE.ed25519_key
+        for expected, known in ((PHONE, twin), (twin, PHONE)):
+            devices = KnownDevices.of(DESK, [expected], [known, expected, known])
+            assert devices.every[text_of(PHONE)] == (expected, known)
+            assert devices.expected[text_of(PHONE)] == (expected,)
 
     def test_only_what_is_expected_is_refused_for_having_two_keys(self) -> None:
         other = device(BOB, "TABLET", key=sample_curve25519_key("x"))
