@@ -384,6 +384,7 @@ class TestSecrecy:
             assert secret not in repr(read) + str(read) + repr(read.room_keys) + repr(read.rejected)
             assert secret not in repr([rejection.to_error() for rejection in read.rejected])
         assert id_of("a") in repr(read)
+        assert "nobody" not in repr(RoomKeyBundle(extra={"tell-nobody": 1}))
 
     @pytest.mark.parametrize("cut", [slice(None, -1), slice(4, None), slice(None, 40)])
     def test_nor_in_a_rejection(self, cut: slice) -> None:

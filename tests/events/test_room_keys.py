@@ -370,6 +370,7 @@ class TestSecrecy:
         content = kind.from_json(make())
         content = evolve(content, extra={"org.example.copy": content.key.text})
         assert content.session_id in repr(content)
+        assert "org.example" not in repr(content)
         for shown in (repr(content), str(content), repr(content.key)):
             assert content.session_key[8:40] not in shown
 
